@@ -8,6 +8,7 @@ __all__ = ['EXPERTS', 'frame_bounds', 'frame_targets', 'three_state', 'pool', 'w
 
 # %% ../../nbs/labels/02_targets.ipynb #18951703
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,26 +18,36 @@ from .corpus import Corpus, annotation_table
 # %% ../../nbs/labels/02_targets.ipynb #49247b9c
 EXPERTS = ("expert", "review", "truth") # sources that no other source overrides
 
+class _Boxes(NamedTuple):
+    "Boxes as bare arrays, in the order of painting."
+    species: np.ndarray
+    t_min: np.ndarray # s
+    t_max: np.ndarray # s
+    presence: np.ndarray
+    weight: np.ndarray
+    def at(self, rows) -> "_Boxes": return _Boxes(*(x[rows] for x in self))
+
+def _weakest_first(annotations: pd.DataFrame) -> tuple[_Boxes, np.ndarray]:
+    "Boxes in the order of painting (experts last, among equals present last, then the heavier), and that order."
+    expert = np.array([s in EXPERTS for s in annotations.source.tolist()], dtype=bool)
+    order = np.lexsort((annotations.weight.to_numpy(), annotations.presence.to_numpy(), expert))
+    return _Boxes(*(annotations[c].to_numpy() for c in ("species_id", "t_min", "t_max", "presence", "weight"))).at(order), order
+
 def frame_bounds(
-    annotations: pd.DataFrame, # t_min, t_max in s
+    boxes: pd.DataFrame, # t_min, t_max in s
     n_frames: int, # frames of the recording
     seconds: float, # length of the recording
 ) -> tuple[np.ndarray, np.ndarray]: # first frame, frame after the last; int64 [boxes]
     "The frames of each box: at least one, none outside the recording."
-    start = np.clip((n_frames * annotations.t_min.to_numpy() / seconds).astype(int), 0, n_frames - 1)
-    stop = np.clip((n_frames * annotations.t_max.to_numpy() / seconds).astype(int), start + 1, n_frames)
+    start = np.clip((n_frames * np.asarray(boxes.t_min) / seconds).astype(int), 0, n_frames - 1)
+    stop = np.clip((n_frames * np.asarray(boxes.t_max) / seconds).astype(int), start + 1, n_frames)
     return start, stop
 
-def _weakest_first(annotations: pd.DataFrame) -> pd.DataFrame:
-    "Boxes in the order of painting: experts last, among equals present last, then the heavier."
-    expert = annotations.source.isin(EXPERTS).to_numpy()
-    return annotations.iloc[np.lexsort((annotations.weight.to_numpy(), annotations.presence.to_numpy(), expert))]
-
-def _paint(boxes: pd.DataFrame, start, stop, n_species: int, n_frames: int, complete: bool) -> tuple[np.ndarray, np.ndarray]:
+def _paint(boxes: _Boxes, start, stop, n_species: int, n_frames: int, complete: bool) -> tuple[np.ndarray, np.ndarray]:
     "Boxes laid over each other in their order: value, weight, float32 [species, frames]."
     value = np.zeros((n_species, n_frames), dtype=np.float32)
     weight = np.full((n_species, n_frames), float(complete), dtype=np.float32)
-    for k, a, b, p, w in zip(boxes.species_id.to_numpy(), start, stop, boxes.presence.to_numpy(), boxes.weight.to_numpy()):
+    for k, a, b, p, w in zip(boxes.species.tolist(), start.tolist(), stop.tolist(), boxes.presence.tolist(), boxes.weight.tolist()):
         value[k, a:b], weight[k, a:b] = p, w
     return value, weight
 
@@ -49,7 +60,7 @@ def frame_targets(
     complete: bool = False, # whatever is not annotated is absent
 ) -> tuple[np.ndarray, np.ndarray]: # value, weight: float32 [species, frames]; weight 0 is unknown
     "What is known of every species in every frame of a recording."
-    boxes = _weakest_first(annotations)
+    boxes, _ = _weakest_first(annotations)
     return _paint(boxes, *frame_bounds(boxes, n_frames, seconds), n_species, n_frames, complete)
 
 def three_state(
@@ -83,7 +94,7 @@ def window_targets(
 ) -> tuple[np.ndarray, np.ndarray]: # value, weight: float32 [windows, species]
     "What is known of every species in every window of a recording."
     if not 0 <= min_overlap <= 1: raise ValueError(f"min_overlap is a share from 0 to 1, not {min_overlap}")
-    boxes = _weakest_first(annotations)
+    boxes, _ = _weakest_first(annotations)
     start, stop = frame_bounds(boxes, n_frames, seconds)
     pooled = [_window(boxes, start, stop, n_species, a, b, min_overlap, complete) for a, b in windows]
     return tuple(np.stack(x) if pooled else np.zeros((0, n_species), np.float32) for x in zip(*(pooled or [((), ())])))
@@ -92,19 +103,19 @@ def _window(boxes, start, stop, n_species, a, b, min_overlap, complete):
     "Value and weight [species] of one window [a, b)."
     first, last = np.clip(start, a, b) - a, np.clip(stop, a, b) - a
     inside, possible = last - first, np.minimum(stop - start, b - a)
+    if not inside.any(): return np.zeros(n_species, np.float32), np.full(n_species, float(complete), np.float32)
     cut = (inside > 0) & (inside < min_overlap * possible)
     value, weight = pool(*_paint(boxes, first, last, n_species, b - a, complete))
     if not cut.any(): return value, weight
     present = value > 0.5
-    boxes = boxes.assign(weight=boxes.weight.where(~cut, 0)) # a cut box says nothing, but no weaker one speaks in its place
+    boxes = boxes._replace(weight=np.where(cut, 0, boxes.weight)) # a cut box says nothing, but no weaker one speaks in its place
     value, weight = pool(*_paint(boxes, first, last, n_species, b - a, complete))
     weight[present & (value <= 0.5)] = 0 # not present for sure, and not absent
     return value, weight
 
 # %% ../../nbs/labels/02_targets.ipynb #7911d32e
-def _recording(boxes: pd.DataFrame, n_species: int, seconds: float, complete: bool) -> tuple[np.ndarray, np.ndarray]:
+def _recording(boxes: _Boxes, n_species: int, seconds: float, complete: bool) -> tuple[np.ndarray, np.ndarray]:
     "Value and weight [species] of one recording."
-    boxes = _weakest_first(boxes)
     edges = np.unique(np.concatenate([[0, seconds], boxes.t_min, boxes.t_max]))
     start, stop = np.searchsorted(edges, boxes.t_min), np.searchsorted(edges, boxes.t_max)
     return pool(*_paint(boxes, start, stop, n_species, len(edges) - 1, complete))
@@ -117,9 +128,12 @@ def recording_targets(
     complete, seconds = corpus.recordings.complete.to_numpy(), corpus.recordings.seconds.to_numpy()
     value, weight = np.zeros((2, len(index), len(columns)), dtype=np.float32)
     weight[complete] = 1
-    for rid, boxes in corpus.annotations.groupby("recording_id"):
-        i = index.get_loc(rid)
-        value[i], weight[i] = _recording(boxes, len(columns), seconds[i], complete[i])
+    boxes, order = _weakest_first(corpus.annotations)
+    owner = index.get_indexer(corpus.annotations.recording_id)[order]
+    for rows in np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner, minlength=len(index))))[:-1]:
+        if not len(rows): continue
+        i = owner[rows[0]]
+        value[i], weight[i] = _recording(boxes.at(rows), len(columns), seconds[i], complete[i])
     return pd.DataFrame(value, index, columns), pd.DataFrame(weight, index, columns)
 
 # %% ../../nbs/labels/02_targets.ipynb #e7843b2c
@@ -138,9 +152,9 @@ class PublishedSamples(Mapping):
     def __getitem__(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         boxes = self.boxes[name]
         start, stop = frame_bounds(boxes, self.n_frames, self.seconds)
-        label = three_state(*_paint(boxes, start, stop, self.n_species, self.n_frames, False))
-        middle = np.full(self.n_species, -1)
-        middle[boxes.species_id] = (start + stop) // 2
+        label, middle = np.zeros((self.n_species, self.n_frames), np.int8), np.full(self.n_species, -1)
+        for k, a, b, p in zip(boxes.species_id, start, stop, boxes.presence):
+            label[k, a:b], middle[k] = 2 * p - 1, (a + b) // 2
         return label, middle
 
     def __iter__(self) -> Iterator[str]: return iter(self.boxes)
