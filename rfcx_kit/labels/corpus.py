@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ANNOTATION_COLUMNS', 'RECORDING_COLUMNS', 'TOO_SHORT', 'SLACK', 'NOMINAL_SECONDS', 'SOUND_SUFFIXES', 'CONFLICTS',
            'RFCX_COLUMNS', 'Corpus', 'annotation_table', 'species_table', 'recording_table', 'Fault', 'TableError',
-           'Table', 'check_boxes', 'sound_headers', 'conflicts', 'decide_conflicts', 'read_rfcx', 'read_truth']
+           'Table', 'check_boxes', 'sound_headers', 'conflicts', 'decide_conflicts', 'read_rfcx', 'read_truth',
+           'read_manifest', 'read_corpus', 'summary', 'per_species', 'plot_summary', 'songtypes', 'merge_songtypes']
 
 # %% ../../nbs/labels/01_corpus.ipynb #a1f2697d
 import csv, io, os, warnings
@@ -342,3 +343,200 @@ def read_truth(
     check_boxes(table, boxes, n_species, recordings)
     if table.faults: raise TableError(table.faults)
     return annotation_table(boxes.assign(source="truth")).assign(snr_db=snr)
+
+# %% ../../nbs/labels/01_corpus.ipynb #6f071518
+_MANIFEST = {"recording_id": "", "split": "train", "group": "", "complete": "", "species": "", "species_id": "", "class": "", "class_id": "",
+             "songtype_id": "1", "t_min": "", "t_max": "", "f_min": "", "f_max": "", "presence": "1", "weight": "1", "source": "", "fold": "", "frames": "",
+             "sr": "", "sample_rate": ""} # optional columns and what an empty cell stands for
+
+def _manifest_recordings(table: Table, folder: Path) -> tuple[pd.Series, pd.DataFrame]:
+    "The recording_id of every row, and one row a recording; a recording that contradicts itself is a fault."
+    path = table.text("path", "")
+    ids = table.text("recording_id", "")
+    ids = ids.where(ids != "", path.map(lambda p: Path(p).stem)).astype("str")
+    table.refuse("path", (path == "") & (ids == ""), "empty, and there is no recording_id either")
+    table.refuse("recording_id", ids.str.contains(r"[/\\]", regex=True), lambda i: f"{ids.iloc[i]!r} holds a slash: ids become file names")
+    split, complete = table.text("split", "train"), table.text("complete", "false").str.lower()
+    table.refuse("split", ~split.isin(["train", "test"]), lambda i: f"{split.iloc[i]!r} is not train or test")
+    table.refuse("complete", ~complete.isin(["true", "false", "1", "0", "yes", "no"]), lambda i: f"{complete.iloc[i]!r} is not true or false")
+    group = table.text("group", "")
+    rows = pd.DataFrame({
+        "recording_id": ids, "path": path.map(lambda p: str((folder / p).absolute()) if p else "").astype("str"), "split": split,
+        "group": group.where(group != "", ids), "complete": complete.isin(["true", "1", "yes"]),
+        "frames": table.number("frames", 0, integer=True), "sample_rate": table.number("sr" if "sr" in table.cells else "sample_rate", 0, integer=True)})
+    if "fold" in table.cells: rows["fold"] = table.number("fold", -1, integer=True)
+    for c in rows.columns.drop("recording_id"):
+        first = rows.groupby("recording_id")[c].transform("first")
+        table.refuse(c if c in table.cells else "sr", (rows[c] != first) & rows[c].notna(), lambda i: f"differs from the first row of recording {ids.iloc[i]}"
+                     + (": give the files a recording_id each" if c == "path" and "recording_id" not in table.cells else ""))
+    return ids, rows.drop_duplicates("recording_id", ignore_index=True)
+
+# %% ../../nbs/labels/01_corpus.ipynb #590d39f6
+def _manifest_species(table: Table) -> tuple[pd.Series, list[str]]:
+    "The species_id of every row (NaN: none) and the names."
+    name_column, id_column = ("species" if "species" in table.cells else "class"), ("species_id" if "species_id" in table.cells else "class_id")
+    name, number = table.text(name_column, ""), table.number(id_column, -1, integer=True)
+    table.refuse(id_column, (number < -1) | (number > 9_999), lambda i: f"{number.iloc[i]:.0f} is out of range, 0 to 9999")
+    if id_column not in table.cells: # numbered in the order of the names
+        names = sorted(set(name) - {""})
+        return name.map({n: k for k, n in enumerate(names)}).astype("float64"), names
+    known = number.between(0, 9_999)
+    pairs = pd.DataFrame({"name": name, "number": number})[known & (name != "")].drop_duplicates()
+    twice = pairs.duplicated("name") | pairs.duplicated("number") # a second number of a name, a second name of a number
+    table.refuse(name_column, table.cells.index.isin(pairs.index[twice]), lambda i: f"{name.iloc[i]!r} is not what number {number.iloc[i]:.0f} stood for before")
+    table.refuse(id_column, (number == -1) & (name != ""), lambda i: f"empty, but the row names {name.iloc[i]!r}")
+    said = dict(zip(pairs.number.astype(int), pairs.name))
+    return number.where(known), [said.get(k, f"s{k}") for k in range(int(number[known].max()) + 1 if known.any() else 0)]
+
+# %% ../../nbs/labels/01_corpus.ipynb #7cb816f1
+def _manifest_boxes(table: Table, ids: pd.Series, species: pd.Series, seconds: pd.Series) -> pd.DataFrame:
+    "The annotations of a manifest: rows with a species; no times means the whole file."
+    end = ids.map(seconds)
+    b = pd.DataFrame({"recording_id": ids, "species_id": species, **{c: table.number(c, np.nan) for c in ("t_min", "t_max", "f_min", "f_max")},
+                      "presence": table.number("presence", 1.0), "weight": table.number("weight", 1.0), "songtype_id": table.number("songtype_id", 1, integer=True)})
+    for low, high in [("t_min", "t_max"), ("f_min", "f_max")]:
+        table.refuse(low, b[low].isna() & b[high].notna(), f"empty, but there is a {high}")
+        table.refuse(high, b[high].isna() & b[low].notna(), f"empty, but there is a {low}")
+    table.refuse("t_min", b.t_min.notna() & species.isna(), "a box without a species")
+    table.refuse("presence", (b.presence < 0) | (b.presence > 1), lambda i: f"{b.presence.iloc[i]:g} is not between 0 and 1")
+    table.refuse("weight", (b.weight <= 0) | (b.weight > 1), lambda i: f"{b.weight.iloc[i]:g} is not above 0 and at most 1")
+    source = table.text("source", "")
+    whole = b.t_min.isna() & b.t_max.isna()
+    b["source"] = source.where(source != "", np.where(whole, "weak", "expert")).astype("str")
+    return b.assign(t_min=b.t_min.mask(whole, 0.0), t_max=b.t_max.mask(whole, end))
+
+def read_manifest(
+    path: str | Path, # CSV: path, and what is known of recording_id, split, group, complete, species or species_id, t_min, t_max, f_min, f_max, presence, weight, source, ...
+    conflict: str = "confirmed", # who wins where a box is confirmed and refused: one of CONFLICTS
+) -> Corpus: # a `fold` column is kept in the recordings
+    "The corpus of a plain table of sound files; TableError lists every fault of the table."
+    path = Path(path)
+    table = Table(path, ["path"], _MANIFEST)
+    ids, rows = _manifest_recordings(table, path.parent)
+    species, names = _manifest_species(table)
+    told = (rows.frames > 0) & (rows.sample_rate > 0)
+    heads = sound_headers(rows.path.where(~told, ""))
+    rows["frames"], rows["sample_rate"] = rows.frames.where(told, heads.frames), rows.sample_rate.where(told, heads.sample_rate)
+    rows["seconds"] = (rows.frames / rows.sample_rate.where(told, 1)).where(told, heads.seconds)
+    boxes = _manifest_boxes(table, ids, species, rows.set_index("recording_id").seconds)
+    recordings = recording_table(rows.fillna({"frames": 0, "sample_rate": 0, "fold": -1}))
+    check_boxes(table, boxes, max(len(names), 1), recordings)
+    if table.faults: raise TableError(table.faults)
+    annotations = annotation_table(boxes[species.notna()])
+    return Corpus(recordings, decide_conflicts(annotations, conflict), species_table(names))
+
+# %% ../../nbs/labels/01_corpus.ipynb #b160ce43
+def read_corpus(
+    path: str | Path, # a folder in the RFCX layout, a folder with a manifest.csv, or a manifest CSV
+) -> Corpus:
+    "The corpus that lies here, whatever its layout."
+    path = Path(path)
+    if path.is_dir() and any((path / f"train_{half}.csv").exists() for half in ("tp", "fp")): return read_rfcx(path)
+    if path.is_dir() and (path / "manifest.csv").exists(): return read_manifest(path / "manifest.csv")
+    if path.is_file() and path.suffix.lower() == ".csv": return read_manifest(path)
+    what = "a file that is no CSV" if path.is_file() else "a folder without train_tp.csv or manifest.csv" if path.is_dir() else "not there"
+    raise FileNotFoundError(f"{path} is {what}; a corpus is a folder with train_tp.csv and train_fp.csv, or a CSV with a column `path`")
+
+# %% ../../nbs/labels/01_corpus.ipynb #6c55ee47
+def _counts(values: pd.Series, form: str) -> str:
+    "How often each value occurs, in the order of the values."
+    return ", ".join(form.format(n=n, value=v) for v, n in values.value_counts().sort_index().items()) or "none"
+
+def _rows_per_species(species: pd.DataFrame, table: pd.DataFrame) -> str:
+    "The usual number of confirmed rows, and every species that has another, split by song type."
+    n = table.groupby(["species_id", "songtype_id"]).size()
+    each = {k: "+".join(str(x) for x in n[k]) if k in n.index.levels[0] else "0" for k in species.index} if len(n) else {}
+    usual = pd.Series(list(each.values()), dtype="str").mode()
+    return ", ".join([f"{usual[0]}", *(f"{species.name[k]} {x}" for k, x in each.items() if x != usual[0])]) if each else "none"
+
+def _songtypes_beyond_one(corpus: Corpus) -> str:
+    types = corpus.annotations.groupby("species_id").songtype_id.unique().map(sorted)
+    return ", ".join(f"{corpus.species.name[k]}: {' and '.join(map(str, t))}" for k, t in types.items() if t != [1]) or "none"
+
+# %% ../../nbs/labels/01_corpus.ipynb #0ed71c82
+def summary(
+    corpus: Corpus,
+    frames_per_second: float = 3751 / 60, # for lengths in frames: 32 kHz, hop 512
+) -> pd.DataFrame: # index: what; one column, value
+    "The corpus in figures: labels, recordings, durations, bands, song types."
+    a, r = corpus.annotations, corpus.recordings
+    yes, no = a[a.presence == 1], a[a.presence == 0]
+    in_yes, in_no, n = set(yes.recording_id), set(no.recording_id), yes.recording_id.value_counts()
+    pairs = yes.merge(no, on=["recording_id", "species_id"])[["recording_id", "species_id"]].drop_duplicates()
+    long, frames = a.t_max - a.t_min, (a.t_max * frames_per_second).astype(int) - (a.t_min * frames_per_second).astype(int)
+    sure = yes.t_max - yes.t_min
+    rows = {
+        "species": corpus.n_species, "recordings": len(r), "test recordings": int((r.split == "test").sum()), "recordings with sound": int((r.path != "").sum()),
+        "confirmed rows": len(yes), "refused rows": len(no), "other rows (soft)": len(a) - len(yes) - len(no),
+        "recordings with confirmed rows": len(in_yes), "recordings with refused rows": len(in_no), "recordings with both": len(in_yes & in_no),
+        "recordings with either": len(in_yes | in_no), "recordings by confirmed rows": _counts(n, "{n:,}x{value}"),
+        "(recording, species) pairs in both": len(pairs), "boxes of them that overlap in time": len(conflicts(a)),
+        "lowest frequency (Hz)": a.f_min.min(), "highest frequency (Hz)": a.f_max.max(),
+        "shortest (s)": round(long.min(), 4), "longest (s)": round(long.max(), 4), "shortest (frames)": frames.min(), "longest (frames)": frames.max(),
+        "confirmed, mean duration (s)": round(sure.mean(), 4), "confirmed, median duration (s)": round(sure.median(), 4),
+        "confirmed rows by song type": _counts(yes.songtype_id, "{n:,} of type {value}"), "species with other song types than 1": _songtypes_beyond_one(corpus),
+        "classes, song types apart": len(a[["species_id", "songtype_id"]].drop_duplicates()), "confirmed rows per species": _rows_per_species(corpus.species, yes)}
+    return pd.DataFrame({"value": pd.Series(rows, dtype="object")})
+
+# %% ../../nbs/labels/01_corpus.ipynb #6818b270
+def per_species(
+    corpus: Corpus,
+) -> pd.DataFrame: # index species_id; name, confirmed and refused (by song type: 40+28), rows and recordings, median duration (s), band (Hz)
+    "The labels of each species."
+    a = corpus.annotations
+    table = corpus.species[["name"]].copy()
+    for what, presence in (("confirmed", 1), ("refused", 0)):
+        own = a[a.presence == presence]
+        table[what] = own.groupby("species_id").size().reindex(table.index, fill_value=0)
+        table[f"{what}_recordings"] = own.groupby("species_id").recording_id.nunique().reindex(table.index, fill_value=0)
+        by_type = own.groupby(["species_id", "songtype_id"]).size().astype("str").groupby("species_id").agg("+".join)
+        table[f"{what}_by_songtype"] = by_type.reindex(table.index, fill_value="0")
+    table["songtypes"] = a.groupby("species_id").songtype_id.unique().map(lambda t: ", ".join(map(str, sorted(t)))).reindex(table.index, fill_value="")
+    table["median_seconds"] = (a.t_max - a.t_min).groupby(a.species_id).median()
+    return table.assign(f_min=a.groupby("species_id").f_min.min(), f_max=a.groupby("species_id").f_max.max())
+
+# %% ../../nbs/labels/01_corpus.ipynb #45a97095
+def plot_summary(corpus: Corpus):
+    "Rows per species, durations and bands, side by side; returns the figure."
+    import matplotlib.pyplot as plt
+    table, a = per_species(corpus), corpus.annotations
+    fig, (rows, length, band) = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained", width_ratios=[3, 2, 3])
+    rows.bar(table.index - 0.2, table.confirmed, 0.4, color="tab:green", label="confirmed")
+    rows.bar(table.index + 0.2, table.refused, 0.4, color="tab:red", label="refused")
+    rows.set(title="rows per species", xlabel="species")
+    rows.legend(fontsize="small", frameon=False)
+    for presence, colour in ((1, "tab:green"), (0, "tab:red")):
+        length.hist((a.t_max - a.t_min)[a.presence == presence], bins=30, density=True, histtype="step", color=colour)
+    length.set(title="duration", xlabel="s", yticks=[])
+    band.vlines(table.index, table.f_min / 1000, table.f_max / 1000, color="tab:blue", linewidth=4)
+    band.set(title="band", xlabel="species", ylabel="kHz")
+    return fig
+
+# %% ../../nbs/labels/01_corpus.ipynb #c3aad6cb
+def songtypes(
+    corpus: Corpus,
+) -> Corpus: # species: name, songtype_id, merges_into (the species' id before), merged_name
+    "The same corpus with a class for every song type of every species."
+    types = corpus.annotations.groupby("species_id").songtype_id.unique().reindex(corpus.species.index)
+    classes = [(k, int(t)) for k, own in types.items() for t in (sorted(own) if isinstance(own, np.ndarray) else [1])]
+    several = types.map(lambda own: isinstance(own, np.ndarray) and len(own) > 1)
+    name = [f"{corpus.species.name[k]}_{t}" if several[k] else corpus.species.name[k] for k, t in classes]
+    species = species_table(name).assign(songtype_id=[t for _, t in classes], merges_into=[k for k, _ in classes],
+                                         merged_name=[corpus.species.name[k] for k, _ in classes])
+    number = {c: i for i, c in enumerate(classes)}
+    ids = [number[c] for c in zip(corpus.annotations.species_id, corpus.annotations.songtype_id)]
+    return Corpus(corpus.recordings, corpus.annotations.assign(species_id=np.array(ids, dtype="int64")), species)
+
+def merge_songtypes(
+    scores: pd.DataFrame | np.ndarray, # a column (or, along `axis`, an entry) per class
+    species: pd.DataFrame, # the species of a corpus in song type mode
+    axis: int = -1, # the axis of the classes, for arrays
+) -> pd.DataFrame | np.ndarray: # a column per species: the highest of its classes
+    "Scores of species from scores of song types."
+    values = np.moveaxis(np.asarray(scores), axis, 0)
+    if len(values) != len(species): raise ValueError(f"{len(values)} classes of scores, but {len(species)} classes of species")
+    into = species.merges_into.to_numpy()
+    merged = np.moveaxis(np.stack([values[into == k].max(0) for k in range(into.max() + 1)]), 0, axis)
+    if not isinstance(scores, pd.DataFrame): return merged
+    named = species.merged_name.groupby(into).first() if list(scores.columns) == list(species.name) else range(into.max() + 1)
+    return pd.DataFrame(merged, index=scores.index, columns=list(named))
