@@ -325,8 +325,10 @@ def refused(
             near = [c for c in calls if min(c.f_max, voice.f_max) > max(c.f_min, voice.f_min)]
             lure = near[rng.integers(len(near))] if near and rng.random() < fooled else None
             row = _detection(rid, voice, lure.t_min + lure.seconds / 2 if lure else rng.uniform(0, seconds), seconds)
-            if not any(c.voice.species_id == voice.species_id and c.t_min < row[5] and c.t_max > row[3] for c in calls): rows.append(row)
-    return pd.DataFrame(rows, columns=COLUMNS).sort_values(["recording_id", "t_min"], ignore_index=True)
+            own = [c for c in calls if c.voice.species_id == voice.species_id]
+            slack = 0.15 * (row[5] - row[3])
+            if not any(c.t_min - slack < row[5] and c.t_max + slack > row[3] for c in own): rows.append(row)
+    return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates().sort_values(["recording_id", "t_min"], ignore_index=True)
 
 # %% ../../nbs/sound/15_synth.ipynb #88399a50
 def _make_recording(path, split, index, seed, seconds):
