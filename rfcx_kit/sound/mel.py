@@ -174,8 +174,9 @@ def _plot_boxes(ax, config: MelConfig, annotations: pd.DataFrame):
     for box in annotations.itertuples():
         colour = {1: "lime", 0: "red"}.get(box.presence, "orange")
         low, high = (0, config.n_mels) if np.isnan(box.f_min) else _band([box.f_min, box.f_max], config)
-        ax.add_patch(extra("matplotlib.patches", "train").Rectangle((box.t_min, low), box.t_max - box.t_min, high - low, fill=False, ec=colour, lw=1.5))
-        ax.text(box.t_min, high, f"s{box.species_id}", color=colour, fontsize=8, va="bottom", clip_on=True)
+        x, y = [box.t_min, box.t_max, box.t_max, box.t_min, box.t_min], [low, low, high, high, low]
+        ax.plot(x, y, color=colour, lw=1.5)
+        ax.text(box.t_min, high, f"s{box.species_id}", color=colour, fontsize=8, va="bottom" if high < 0.9 * config.n_mels else "top")
 
 # %% ../../nbs/sound/11_mel.ipynb #0b82ffd6
 def plot_mel(
@@ -191,7 +192,7 @@ def plot_mel(
     ax.imshow(mel, origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, config.n_mels),
               vmin=np.percentile(mel, 5), vmax=max(np.percentile(mel, 99.9), np.percentile(mel, 5) + 1))
     if annotations is not None: _plot_boxes(ax, config, annotations)
-    khz = [k for k in (0.1, 0.5, 1, 2, 3, 4, 6, 8, 10, 12, 14, 18, 22) if config.f_min <= 1000 * k <= config.f_max]
+    khz = [k for k in (0.5, 1, 2, 3, 4, 6, 9, 14, 20) if config.f_min <= 1000 * k <= config.f_max]
     ax.set_yticks(_band([1000 * k for k in khz], config), [f"{k:g}" for k in khz])
     ax.set(xlabel="time (s)", ylabel="frequency (kHz)", xlim=(0, seconds), ylim=(0, config.n_mels))
     return ax
