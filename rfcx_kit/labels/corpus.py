@@ -121,19 +121,20 @@ class TableError(ValueError):
         super().__init__("\n".join([f"{len(faults)} fault{'s' * (len(faults) != 1)}:"] + [str(f) for f in self.faults]))
 
 # %% ../../nbs/labels/01_corpus.ipynb #5f586084
-def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], list[Fault]]:
-    "The rows of a CSV as (line, cells), blank lines left out, and what kept it from being read."
+def _rows(path: Path, delimiter: str) -> tuple[list[tuple[int, list[str]]], list[Fault]]:
+    "The rows of a table as (line, cells), blank lines left out, and what kept it from being read."
+    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    reader = csv.reader([])
     try:
-        reader = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
+        reader = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True, quoting=quoting)
         rows = [(reader.line_num, [c.strip() for c in cells]) for cells in reader]
     except UnicodeDecodeError as e: return [], [Fault(path.name, 1, "", f"not UTF-8 text (byte {e.start}): save it as UTF-8")]
-    except csv.Error as e: return [], [Fault(path.name, reader.line_num, "", f"not a CSV table: {e}")]
-    rows = [(line, cells) for line, cells in rows if any(cells)]
-    return rows, [] if rows else [Fault(path.name, 1, "", "the file is empty: it needs at least its header")]
+    except csv.Error as e: return [], [Fault(path.name, reader.line_num, "", f"not a table: {e}")]
+    return [(line, cells) for line, cells in rows if any(cells)], []
 
-def _header_faults(file: str, line: int, header: list[str], required: Iterable[str], optional: Iterable[str] | None) -> list[Fault]:
-    other = [d for d in ";\t|" if len(header) == 1 and d in header[0]]
-    if other: return [Fault(file, line, "", f"the columns are separated by {other[0]!r}: save the table with commas")]
+def _header_faults(file: str, line: int, header: list[str], required: Iterable[str], optional: Iterable[str] | None, delimiter: str) -> list[Fault]:
+    other = [d for d in ",;\t|" if len(header) == 1 and d in header[0]]
+    if other: return [Fault(file, line, "", f"the columns are separated by {other[0]!r}: save the table with {'commas' if delimiter == ',' else 'tabs'}")]
     faults = [Fault(file, line, c, "this column is missing") for c in required if c not in header]
     if optional is not None:
         known = [*required, *optional]
@@ -147,19 +148,26 @@ class Table:
         path: str | Path, # the CSV file
         required: Iterable[str], # columns it must have
         optional: Iterable[str] | None = (), # columns it may have; None: any
+        delimiter: str = ",",
+        header: list[str] | None = None, # None: the first row; else the file has none, and `raw` holds its rows
     ):
         path = Path(path)
         if not path.is_file(): raise FileNotFoundError(f"{path}: no such file; a table with the columns {', '.join(required)} is needed")
         self.file = path.name
-        rows, self.faults = _rows(path)
-        line, header = rows[0] if rows else (1, list(required))
-        if rows: self.faults += _header_faults(self.file, line, header, required, optional)
-        self.readable = not self.faults # else there is no use in looking at the rows
-        self.faults += [Fault(self.file, n, "", f"{len(c)} cells, but the header has {len(header)}")
-                        for n, c in rows[1:] if len(c) != len(header) and self.readable]
-        good = [(n, c) for n, c in rows[1:] if len(c) == len(header) and self.readable]
-        self.cells = pd.DataFrame([c for _, c in good], index=[n for n, _ in good], columns=header, dtype="str")
-        if not self.readable: self.cells = pd.DataFrame(columns=list(dict.fromkeys([*required, *(optional or ())])), dtype="str")
+        self.raw, self.faults = _rows(path, delimiter) # (line, cells)
+        if not self.raw and not self.faults and header is None: self.faults = [Fault(self.file, 1, "", "the file is empty: it needs at least its header")]
+        if header is None and self.raw: self._take(*self.raw[0], self.raw[1:], required, optional, delimiter)
+        else: self.readable, self.cells = not self.faults, pd.DataFrame(columns=[*required, *(optional or ())], dtype="str")
+
+    def _take(self, line, header, rows, required, optional, delimiter):
+        "The rows under their header, or the header's faults: then there is no use in looking at the rows."
+        self.faults += _header_faults(self.file, line, header, required, optional, delimiter)
+        self.readable = not self.faults
+        rows = rows if self.readable else []
+        self.faults += [Fault(self.file, n, "", f"{len(c)} cells, but the header has {len(header)}") for n, c in rows if len(c) != len(header)]
+        good = [(n, c) for n, c in rows if len(c) == len(header)]
+        columns = header if self.readable else list(dict.fromkeys([*required, *(optional or ())]))
+        self.cells = pd.DataFrame([c for _, c in good], index=[n for n, _ in good], columns=columns, dtype="str")
 
     def refuse(self, column: str, bad, reason: Callable[[int], str] | str):
         "Note a fault for every row where `bad`; `reason` may be a function of the row's position."
@@ -195,7 +203,7 @@ HIGHEST_HZ = 500_000.0 # no recorder hears above
 
 def check_boxes(
     table: Table, # takes the faults
-    boxes: pd.DataFrame, # recording_id, species_id, t_min, t_max, f_min, f_max of its rows; NaN where a cell was refused
+    boxes: pd.DataFrame, # recording_id, species_id, t_min, t_max, f_min, f_max (presence, weight) of its rows; NaN where a cell was refused
     n_species: int, # ids run from 0 to n_species - 1
     recordings: pd.DataFrame | None = None, # gives the ends of the recordings; None: unknown
 ):
@@ -208,6 +216,8 @@ def check_boxes(
     table.refuse("f_max", b.f_max > HIGHEST_HZ, lambda i: f"{b.f_max.iloc[i]:g} is no frequency in Hz that a recorder hears")
     table.refuse("species_id", (b.species_id < 0) | (b.species_id >= n_species),
                  lambda i: f"{b.species_id.iloc[i]:g} is out of range, 0 to {n_species - 1}")
+    if "presence" in b: table.refuse("presence", (b.presence < 0) | (b.presence > 1), lambda i: f"{b.presence.iloc[i]:g} is not between 0 and 1")
+    if "weight" in b: table.refuse("weight", (b.weight <= 0) | (b.weight > 1), lambda i: f"{b.weight.iloc[i]:g} is not above 0 and at most 1")
     if recordings is not None:
         own = recordings.reindex(b.recording_id)
         seconds, top = own.seconds.to_numpy(), own.sample_rate.replace(0, np.nan).to_numpy() / 2
@@ -414,8 +424,6 @@ def _manifest_boxes(table: Table, ids: pd.Series, species: pd.Series, seconds: p
         table.refuse(low, b[low].isna() & b[high].notna(), f"empty, but there is a {high}")
         table.refuse(high, b[high].isna() & b[low].notna(), f"empty, but there is a {low}")
     table.refuse("t_min", b.t_min.notna() & species.isna(), "a box without a species")
-    table.refuse("presence", (b.presence < 0) | (b.presence > 1), lambda i: f"{b.presence.iloc[i]:g} is not between 0 and 1")
-    table.refuse("weight", (b.weight <= 0) | (b.weight > 1), lambda i: f"{b.weight.iloc[i]:g} is not above 0 and at most 1")
     source = table.text("source", "")
     whole = b.t_min.isna() & b.t_max.isna()
     b["source"] = source.where(source != "", np.where(whole, "weak", "expert")).astype("str")
