@@ -23,7 +23,7 @@ from ..journal import Journal, fingerprint, whole
 from ..labels.corpus import Corpus
 from ..problems import Problems, SoundProblem
 from .audio import read_audio, write_audio
-from .mel import LogMel, MelConfig
+from .mel import LogMel, MelConfig, check_band
 
 # %% ../../nbs/sound/14_store.ipynb #deb631ff
 def _name(recording_id: str) -> str:
@@ -102,23 +102,24 @@ def _alone(folder):
 
 # %% ../../nbs/sound/14_store.ipynb #5ffc2dc5
 def _each(jobs, make, workers):
-    "(job, SoundProblem or None) for every job, in order, made by so many threads; never more than a few ahead."
+    "(job, SoundProblem or None) for every job, in order, made by so many threads."
     def attempt(job):
         try: make(job)
         except SoundProblem as e: return job, e
         return job, None
-    if workers < 1:
-        yield from map(attempt, jobs)
-        return
     threads = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try: yield from pool.map(attempt, jobs)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+    torch.set_num_threads(1) # a recording a thread; the last bit of a sum depends on how many share in it
+    try:
+        if workers < 1: yield from map(attempt, jobs)
+        else:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                try: yield from pool.map(attempt, jobs)
+                finally: pool.shutdown(cancel_futures=True)
+    finally: torch.set_num_threads(threads)
 
 def _build(recordings, target, make, journal, workers, problems, what):
     "Make what is not there; `target(id)` is its file, `make(path, file)` writes it."
+    if problems is None: problems = Problems()
     built, jobs = Built(no_sound=int((recordings.path == "").sum())), []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         here = recordings.index[recordings.path != ""]
@@ -174,7 +175,7 @@ class FeatureStore(Mels):
         with _alone(self.folder):
             with whole(self.folder / "config.json") as tmp: tmp.write_text(json.dumps(asdict(self.config), indent=1) + "\n")
             journal = Journal(self.folder / "sources.jsonl", fingerprint(self.config))
-            return _build(recordings, self.path, make, journal, workers, problems or Problems(), "mels")
+            return _build(recordings, self.path, make, journal, workers, problems, "mels")
 
     def _as_it_is(self, recordings):
         "A store that cannot be written, a Kaggle dataset say, is believed."
@@ -259,6 +260,9 @@ def prepare(
     "Convert a corpus once: its sound (or its mels), its tables, and a manifest."
     if to not in ("flac", "wav", "mel"): raise ValueError(f"to={to!r}: a corpus can be prepared to flac, wav or mel")
     out, recordings, store = Path(out), corpus.recordings, FeatureStore(out, mel)
+    if to == "mel": check_band(mel, corpus.annotations)
+    elif len(corpus.annotations) and sample_rate / 2 < corpus.annotations.f_max.max():
+        raise ValueError(f"sound at {sample_rate} Hz ends at {sample_rate / 2:.0f} Hz, labels reach up to {corpus.annotations.f_max.max():.0f} Hz: take a higher sample_rate")
     inside = [p for p in recordings.path if p and out.resolve() == Path(p).resolve().parent.parent]
     if inside and to != "mel": raise ValueError(f"{out} is the corpus itself ({inside[0]}): prepare it into another folder")
     if to == "mel":
@@ -269,6 +273,6 @@ def prepare(
         make = lambda sound, file: write_audio(file, read_audio(sound, sample_rate), sample_rate)
         with _alone(out):
             journal = Journal(out / "sources.jsonl", fingerprint(to, sample_rate))
-            built = _build(recordings, files.get, make, journal, workers, problems or Problems(), f"to {to}")
+            built = _build(recordings, files.get, make, journal, workers, problems, f"to {to}")
     _write_tables(corpus, out, files, heard=to != "mel")
     return built
