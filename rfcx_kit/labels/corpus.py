@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ANNOTATION_COLUMNS', 'RECORDING_COLUMNS', 'TOO_SHORT', 'SLACK', 'HIGHEST_HZ', 'NOMINAL_SECONDS', 'SOUND_SUFFIXES',
            'EXPERTS', 'CONFLICTS', 'RFCX_COLUMNS', 'Corpus', 'annotation_table', 'species_table', 'recording_table',
-           'Fault', 'TableError', 'Table', 'check_boxes', 'sound_headers', 'conflicts', 'decide_conflicts', 'read_rfcx',
-           'read_truth', 'read_manifest', 'read_corpus', 'summary', 'per_species', 'plot_summary', 'songtypes',
-           'merge_songtypes']
+           'Fault', 'TableError', 'RawTable', 'Table', 'check_boxes', 'sound_headers', 'conflicts', 'decide_conflicts',
+           'read_rfcx', 'read_truth', 'read_manifest', 'read_corpus', 'summary', 'per_species', 'plot_summary',
+           'songtypes', 'merge_songtypes']
 
 # %% ../../nbs/labels/01_corpus.ipynb #a1f2697d
 import csv, io, os, warnings
@@ -30,6 +30,15 @@ RECORDING_COLUMNS = {
     "complete": "bool"}
 
 # %% ../../nbs/labels/01_corpus.ipynb #b0e368d9
+def _check_tables(recordings: pd.DataFrame, annotations: pd.DataFrame, species: pd.DataFrame):
+    "ValueError if the three tables cannot be a corpus."
+    for name, table, columns in [("recordings", recordings, RECORDING_COLUMNS), ("annotations", annotations, ANNOTATION_COLUMNS), ("species", species, ["name"])]:
+        if missing := [c for c in columns if c not in table]: raise ValueError(f"{name} lacks the columns {missing}")
+    if not recordings.index.is_unique: raise ValueError("a recording_id stands twice in recordings")
+    lost = sorted(set(annotations.recording_id) - set(recordings.index))
+    if lost: raise ValueError(f"annotations of {len(lost)} recordings that are not in the corpus: {', '.join(lost[:5])}")
+
+# %% ../../nbs/labels/01_corpus.ipynb #5055887f
 @dataclass(repr=False, eq=False)
 class Corpus:
     "Three tables: what there is to hear, what is known of it, and the species in question."
@@ -37,13 +46,7 @@ class Corpus:
     annotations: pd.DataFrame # ANNOTATION_COLUMNS; t_min, t_max in s, f_min, f_max in Hz (NaN: no band known)
     species: pd.DataFrame # index species_id 0..S-1; name
 
-    def __post_init__(self):
-        for name, table, columns in [("recordings", self.recordings, RECORDING_COLUMNS), ("species", self.species, ["name"]),
-                                     ("annotations", self.annotations, ANNOTATION_COLUMNS)]:
-            if missing := [c for c in columns if c not in table]: raise ValueError(f"{name} lacks the columns {missing}")
-        if not self.recordings.index.is_unique: raise ValueError("a recording_id stands twice in recordings")
-        lost = set(self.annotations.recording_id) - set(self.recordings.index)
-        if lost: raise ValueError(f"annotations of recordings that are not in the corpus: {sorted(lost)[:5]} ...")
+    def __post_init__(self): _check_tables(self.recordings, self.annotations, self.species)
 
     @property
     def n_species(self) -> int:
@@ -141,22 +144,22 @@ def _header_faults(file: str, line: int, header: list[str], required: Iterable[s
         faults += [Fault(file, line, c, f"unknown column; known are {', '.join(known)}") for c in header if c not in known]
     return faults + [Fault(file, line, c, "this column stands twice") for c in sorted({c for c in header if header.count(c) > 1})]
 
-# %% ../../nbs/labels/01_corpus.ipynb #ab991f7d
-class Table:
-    "A CSV at the door: its cells as text (index: line in the file) and the list of its faults."
+# %% ../../nbs/labels/01_corpus.ipynb #c41978c5
+class RawTable:
+    "A text table as it lies in its file: cells as text (index: line in the file), and what is wrong with its form."
     def __init__(self,
-        path: str | Path, # the CSV file
+        path: str | Path, # the file, CSV as a rule
         required: Iterable[str], # columns it must have
         optional: Iterable[str] | None = (), # columns it may have; None: any
         delimiter: str = ",",
-        header: list[str] | None = None, # None: the first row; else the file has none, and `raw` holds its rows
+        header: bool = True, # its first row names the columns; else `raw` holds the rows
     ):
         path = Path(path)
         if not path.is_file(): raise FileNotFoundError(f"{path}: no such file; a table with the columns {', '.join(required)} is needed")
         self.file = path.name
         self.raw, self.faults = _rows(path, delimiter) # (line, cells)
-        if not self.raw and not self.faults and header is None: self.faults = [Fault(self.file, 1, "", "the file is empty: it needs at least its header")]
-        if header is None and self.raw: self._take(*self.raw[0], self.raw[1:], required, optional, delimiter)
+        if header and not self.raw and not self.faults: self.faults = [Fault(self.file, 1, "", "the file is empty: it needs at least its header")]
+        if header and self.raw: self._take(*self.raw[0], self.raw[1:], required, optional, delimiter)
         else: self.readable, self.cells = not self.faults, pd.DataFrame(columns=[*required, *(optional or ())], dtype="str")
 
     def _take(self, line, header, rows, required, optional, delimiter):
@@ -169,6 +172,9 @@ class Table:
         columns = header if self.readable else list(dict.fromkeys([*required, *(optional or ())]))
         self.cells = pd.DataFrame([c for _, c in good], index=[n for n, _ in good], columns=columns, dtype="str")
 
+# %% ../../nbs/labels/01_corpus.ipynb #ab991f7d
+class Table(RawTable):
+    "A table at the door: `faults` grows with every look at it."
     def refuse(self, column: str, bad, reason: Callable[[int], str] | str):
         "Note a fault for every row where `bad`; `reason` may be a function of the row's position."
         for i in np.flatnonzero(bad):

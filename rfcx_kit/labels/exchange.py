@@ -92,7 +92,7 @@ def write_raven(
 # %% ../../nbs/labels/04_exchange.ipynb #6b7f1c85
 def _audacity_table(path: str | Path) -> Table:
     "A label track at the door: one row per label, its band beside it."
-    rows, table = [], Table(path, ["t_min", "t_max", "label"], ["f_min", "f_max"], delimiter="\t", header=["t_min", "t_max", "label"])
+    rows, table = [], Table(path, ["t_min", "t_max", "label"], ["f_min", "f_max"], delimiter="\t", header=False)
     for line, cells in table.raw:
         if cells[0] != "\\": rows.append([line, *(cells + [""] * 3)[:3], "", ""])
         if len(cells) not in (2, 3) or (cells[0] == "\\" and (len(cells) != 3 or not rows)):
