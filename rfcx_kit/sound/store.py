@@ -125,7 +125,8 @@ def _build(recordings, target, make, journal, workers, problems, what):
         here = recordings.index[recordings.path != ""]
         marks = pool.map(sound_mark, recordings.path[here])
         for recording_id, mark in zip(here, marks):
-            done = target(recording_id).exists() and journal.done.get(recording_id, {}).get("sound") == mark
+            file, known = target(recording_id), journal.done.get(recording_id, {}).get("sound")
+            done = file.exists() and bool(known == mark or mark and file.samefile(recordings.path[recording_id])) # a manifest may name the result itself
             if not done: jobs.append((recording_id, mark))
             built.there += done
     for recording_id, _ in jobs: target(recording_id).unlink(missing_ok=True) # of another sound, or not known of which
