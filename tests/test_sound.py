@@ -1,4 +1,5 @@
 """Sound, read, turned into mels and cut into windows: on synthetic sound always, on the real files beside the repository where they exist."""
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import librosa
@@ -135,3 +136,12 @@ def test_windows_lose_nothing():
         parts = split_and_pad(x, windows, np.nan)
         assert parts.shape == (len(windows), 2, window)
         for how in ("max", "mean"): assert np.allclose(stitch(parts, windows, n, how), x, atol=1e-6)
+
+
+def test_mel_travels_in_a_checkpoint(tmp_path):
+    model, wave = torch.nn.Sequential(LogMel()), torch.randn(30_000)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    blank = torch.nn.Sequential(LogMel(filters=torch.zeros(128, 1025)))
+    blank.load_state_dict(torch.load(tmp_path / "a.pt", weights_only=True))
+    assert torch.equal(blank(wave), model(wave))
+    assert torch.equal(pickle.loads(pickle.dumps(model))(wave), model(wave)) # to worker processes
