@@ -42,17 +42,18 @@ import timm
 
 # %% ../../nbs/model/20_trunk.ipynb #4320db96
 class Trunk(nn.Module):
-    "Features of an image: [batch, in_chans, mels, frames] -> [batch, num_features, ceil(mels / reduction), ceil(frames / reduction)]."
+    "Features of an image: [batch, in_chans, mels, frames] -> [batch, num_features, h, w], one of w segments for `reduction` frames."
     def __init__(self,
         model: nn.Module, # a timm network that takes any multiple of `reduction`
         reduction: int, # frames per segment
+        least: int = 2, # segments of the shortest input; shorter ones are continued
     ):
         super().__init__()
-        self.model, self.reduction, self.num_features = model, reduction, model.num_features
+        self.model, self.reduction, self.least, self.num_features = model, reduction, least, model.num_features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if min(x.shape[-2:]) < 1: raise ValueError(f"an image of shape {tuple(x.shape)} has no frames or no bands")
-        x = pad_to_multiple(x, self.reduction)
+        x = pad_to_multiple(x, self.reduction, self.least)
         grid = [side // self.reduction for side in x.shape[-2:]]
         return to_map(self.model.forward_features(x), self.num_features, grid)
 
@@ -60,11 +61,12 @@ class Trunk(nn.Module):
 def pad_to_multiple(
     x: torch.Tensor, # [..., mels, frames]
     multiple: int, # both sides become multiples of it
+    least: int = 1, # and frames at least so many multiples
 ) -> torch.Tensor: # [..., mels', frames'], the same tensor if it fits already
     "Continue an image with copies of its last band and its last frame."
-    for dim in (-2, -1):
+    for dim, smallest in ((-2, 1), (-1, least)):
         side = x.shape[dim]
-        index = torch.arange(math.ceil(side / multiple) * multiple, device=x.device).clamp(max=side - 1)
+        index = torch.arange(max(math.ceil(side / multiple), smallest) * multiple, device=x.device).clamp(max=side - 1)
         if len(index) > side: x = x.index_select(dim, index)
     return x
 
@@ -111,13 +113,14 @@ def _create(name: str, in_chans: int, options: dict, **weights) -> nn.Module:
 def _tried(name: str, model: nn.Module, in_chans: int) -> Trunk:
     "The network as a trunk if its map keeps time, else ValueError; parts without a say in it are removed."
     training, reduction = model.training, model.feature_info[-1]["reduction"]
-    tried = Trunk(model, reduction).eval()
-    try:
-        maps = [tried(torch.zeros(1, in_chans, 128, n * reduction)) for n in (8, 12)]
-        fits = maps[0].shape[1] == model.num_features and maps[1].shape[-1] - maps[0].shape[-1] == 4
-    except (RuntimeError, AssertionError, IndexError, ValueError): fits = False
-    if not fits: raise ValueError(f"{name} is built for one image size and gives no map over time; what works: {WORKING}")
-    maps[0].sum().backward()
+    for least in (2, 3, 4): # most networks are tried once
+        tried, why = Trunk(model, reduction, least).eval(), None
+        try: small, short, long = (tried(torch.zeros(1, in_chans, 128, n * reduction)) for n in (1, 6, 8))
+        except Exception as error: why = error # each network has its own way to fail at a size
+        else: break
+    if why or small.shape[1] != model.num_features or long.shape[-1] - short.shape[-1] != 2:
+        raise ValueError(f"{name} is built for one image size and gives no map over time; what works: {WORKING}") from why
+    small.sum().backward()
     for part, module in model.named_children():
         weights = list(module.parameters())
         if weights and all(w.grad is None for w in weights): setattr(model, part, nn.Identity())
