@@ -6,8 +6,8 @@
 __all__ = ['ANNOTATION_COLUMNS', 'RECORDING_COLUMNS', 'TOO_SHORT', 'SLACK', 'HIGHEST_HZ', 'NOMINAL_SECONDS', 'SOUND_SUFFIXES',
            'EXPERTS', 'CONFLICTS', 'RFCX_COLUMNS', 'Corpus', 'annotation_table', 'species_table', 'recording_table',
            'Fault', 'TableError', 'RawTable', 'Table', 'check_boxes', 'sound_headers', 'conflicts', 'decide_conflicts',
-           'read_rfcx', 'read_truth', 'read_manifest', 'read_corpus', 'summary', 'per_species', 'plot_summary',
-           'songtypes', 'merge_songtypes']
+           'read_rfcx', 'read_truth', 'read_manifest', 'read_corpus', 'read_files', 'summary', 'per_species',
+           'plot_summary', 'songtypes', 'merge_songtypes']
 
 # %% ../../nbs/labels/01_corpus.ipynb #a1f2697d
 import csv, io, os, warnings
@@ -458,14 +458,26 @@ def read_manifest(
 # %% ../../nbs/labels/01_corpus.ipynb #b160ce43
 def read_corpus(
     path: str | Path, # a folder in the RFCX layout, a folder with a manifest.csv, or a manifest CSV
+    conflict: str = "confirmed", # who wins where a box is confirmed and refused: one of CONFLICTS
 ) -> Corpus:
     "The corpus that lies here, whatever its layout."
     path = Path(path)
-    if path.is_dir() and any((path / f"train_{half}.csv").exists() for half in ("tp", "fp")): return read_rfcx(path)
+    if path.is_dir() and any((path / f"train_{half}.csv").exists() for half in ("tp", "fp")): return read_rfcx(path, conflict)
     if path.is_dir() and (path / "manifest.csv").exists(): return read_manifest(path / "manifest.csv")
     if path.is_file() and path.suffix.lower() == ".csv": return read_manifest(path)
     what = "a file that is no CSV" if path.is_file() else "a folder without train_tp.csv or manifest.csv" if path.is_dir() else "not there"
     raise FileNotFoundError(f"{path} is {what}; a corpus is a folder with train_tp.csv and train_fp.csv, or a CSV with a column `path`")
+
+def read_files(
+    paths: Iterable[str | Path], # sound files
+) -> Corpus: # of split "test", without annotations and species
+    "Any sound files, each named by its path."
+    paths = [str(p) for p in paths]
+    names = [Path(p).stem for p in paths]
+    ids = names if len(set(names)) == len(names) else paths
+    heads = sound_headers(pd.Series(paths, dtype="str"))
+    rows = dict(recording_id=ids, path=paths, split="test", frames=heads.frames.to_numpy(), sample_rate=heads.sample_rate.to_numpy(), seconds=heads.seconds.to_numpy())
+    return Corpus(recording_table(rows), annotation_table([]), species_table([]))
 
 # %% ../../nbs/labels/01_corpus.ipynb #6c55ee47
 def _counts(values: pd.Series, form: str) -> str:
