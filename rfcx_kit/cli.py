@@ -123,6 +123,7 @@ def predict(
     corpus: str | None = None, # or a folder in the RFCX layout, or a manifest: all its recordings
     out: str = "scores.csv", # a row per recording; a folder out.journal holds what is done, until all is
     stage: str | None = None, # of the run; default: its last
+    pool: Literal["frame", "clip", "both"] | None = None, # a recording's score: highest frame, highest clip output, their mean; default: as in the run
     batch_size: int = 32, # windows at once
     workers: int = 2, # threads that decode
     precision: str = "auto", # auto, 32-true, bf16-mixed, 16-mixed
@@ -132,12 +133,12 @@ def predict(
     import shutil
     from rfcx_kit.labels.corpus import read_corpus, read_files
     from rfcx_kit.problems import Problems
-    from rfcx_kit.stages.predict import find_models, predict as score
+    from rfcx_kit.stages.predict import find_models, find_pool, predict as score
     from rfcx_kit.stages.submit import write_submission
     if bool(files) == bool(corpus): raise ValueError("give sound files, or --corpus")
     recordings = read_corpus(corpus).recordings if corpus else read_files(files)
     problems, journal = Problems(on_problem), Path(f"{out}.journal")
-    table = score(find_models(run, stage), recordings, journal, batch_size=batch_size, workers=workers, precision=precision, problems=problems, progress=sys.stderr.isatty())
+    table = score(find_models(run, stage), recordings, journal, pool=pool or find_pool(run), batch_size=batch_size, workers=workers, precision=precision, problems=problems, progress=sys.stderr.isatty())
     write_submission(table, out)
     if problems.rows: problems.save(f"{out}.problems.csv")
     shutil.rmtree(journal)
@@ -203,6 +204,11 @@ def comments(
     return {m[1]: m[2].strip().replace("%", "%%") for m in re.finditer(r"^\s+\*?(\w+)\s*:[^#\n]*#\s*(.+)$", text, re.M)}
 
 # %% ../nbs/91_cli.ipynb #12385934
+def _flag(arg: str) -> str:
+    "An option's name with dashes, as in --on-problem; underscores are taken too."
+    name, *value = arg.removeprefix("--").split("=", 1)
+    return "=".join(["--" + name.replace("_", "-"), *value])
+
 def make_parser(
     command: str, # a key of COMMANDS
 ): # jsonargparse.ArgumentParser
@@ -215,9 +221,9 @@ def make_parser(
         about = dict(help=said.get(name, ""), type=p.annotation)
         if p.kind is p.VAR_POSITIONAL: parser.add_argument(name, nargs="*", **about)
         elif p.kind is p.POSITIONAL_OR_KEYWORD: parser.add_argument(name, **about)
-        elif p.annotation is bool: parser.add_argument(f"--{name}", action="store_true", help=about["help"])
-        elif p.default is p.empty: parser.add_argument(f"--{name}", required=True, **about)
-        else: parser.add_argument(f"--{name}", default=list(p.default) if p.default == () else p.default, **about)
+        elif p.annotation is bool: parser.add_argument(_flag(name), action="store_true", help=about["help"])
+        elif p.default is p.empty: parser.add_argument(_flag(name), required=True, **about)
+        else: parser.add_argument(_flag(name), default=list(p.default) if p.default == () else p.default, **about)
     return parser
 
 def split_changes(
@@ -247,7 +253,7 @@ def _call(command: str, args: list[str]):
         if {"-h", "--help"} & set(args):
             print(make_parser(command).format_help(), "\nAny value of the recipe:\n", recipe_parser().format_help().split("\n\n", 1)[-1])
             return
-    given = make_parser(command).parse_args(args).as_dict()
+    given = make_parser(command).parse_args([_flag(a) if a.startswith("--") else a for a in args]).as_dict()
     p = inspect.signature(function).parameters
     places = [v for k, kind in ((k, p[k].kind) for k in p if k in given) for v in (given[k] or [] if kind is p[k].VAR_POSITIONAL else [given[k]]) if kind in (p[k].POSITIONAL_OR_KEYWORD, p[k].VAR_POSITIONAL)]
     names = {k: v for k, v in given.items() if k in p and p[k].kind is p[k].KEYWORD_ONLY}

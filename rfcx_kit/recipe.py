@@ -33,6 +33,7 @@ class Recipe:
     "All settings of a run."
     seed: int = 1 # fixes the folds, the clips, the augmentation and the first weights
     conflict: str = "confirmed" # which box wins where one species is confirmed and refused at the same time: confirmed, refused, drop, error
+    duplicates: str = "drop" # a box that stands in the tables twice: "drop" the second with a warning, or "refuse" the table
     songtypes: bool = False # a class for every (species, songtype), merged again for the scores
     mel: MelConfig = field(default_factory=MelConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)

@@ -342,10 +342,19 @@ def _known_species(boxes: Iterable[pd.DataFrame], said: int | None, n_species: i
     return said or n_species or (int(min(highest, 9_999)) + 1 if highest >= 0 else 1)
 
 # %% ../../nbs/labels/01_corpus.ipynb #ff117cab
+def _without_repeats(faults: list[Fault], duplicates: str) -> list[Fault]:
+    "The faults, less those of rows that stand there twice, if these are only to be dropped."
+    if duplicates not in ("refuse", "drop"): raise ValueError(f"duplicates {duplicates!r}: it must be refuse or drop")
+    repeats = [f for f in faults if f.reason.startswith("duplicate, ")] if duplicates == "drop" else []
+    if repeats: warnings.warn(f"{len(repeats)} rows stand twice and count once: {'; '.join(map(str, repeats[:5]))}{' ...' if len(repeats) > 5 else ''}")
+    return [f for f in faults if f not in repeats]
+
+# %% ../../nbs/labels/01_corpus.ipynb #ab50db58
 def read_rfcx(
     folder: str | Path, # train_tp.csv, train_fp.csv, and if there: sample_submission.csv, train/, test/
     conflict: str = "confirmed", # who wins where a box is confirmed and refused: one of CONFLICTS
     n_species: int | None = None, # needed only where there is no sample_submission.csv
+    duplicates: str = "refuse", # a box that stands there twice: "refuse" the table, or "drop" the second with a warning
 ) -> Corpus:
     "The corpus of a folder in the layout of the RFCX competition; TableError lists every fault of its tables."
     folder = Path(folder)
@@ -355,9 +364,9 @@ def read_rfcx(
     recordings, said = _rfcx_recordings(folder, pd.concat([b.recording_id for b in boxes]), faults)
     n_species = _known_species(boxes, said, n_species)
     for table, own in zip(tables, boxes): check_boxes(table, own, n_species, recordings)
-    faults += [f for t in tables for f in t.faults]
+    faults = _without_repeats(faults + [f for t in tables for f in t.faults], duplicates)
     if faults: raise TableError(faults)
-    annotations = annotation_table(pd.concat([b.assign(presence=p) for b, p in zip(boxes, (1.0, 0.0))]))
+    annotations = annotation_table(pd.concat([b.assign(presence=p) for b, p in zip(boxes, (1.0, 0.0))]).drop_duplicates())
     return Corpus(recordings, decide_conflicts(annotations, conflict), species_table(f"s{k}" for k in range(n_species)))
 
 # %% ../../nbs/labels/01_corpus.ipynb #1e95cd53
@@ -438,6 +447,7 @@ def _manifest_boxes(table: Table, ids: pd.Series, species: pd.Series, seconds: p
 def read_manifest(
     path: str | Path, # CSV: path, and what is known of recording_id, split, group, complete, species or species_id, t_min, t_max, f_min, f_max, presence, weight, source, ...
     conflict: str = "confirmed", # who wins where a box is confirmed and refused: one of CONFLICTS
+    duplicates: str = "refuse", # a row that stands there twice: "refuse" the table, or "drop" the second with a warning
 ) -> Corpus: # a `fold` column is kept in the recordings
     "The corpus of a plain table of sound files; TableError lists every fault of the table."
     path = Path(path)
@@ -451,20 +461,21 @@ def read_manifest(
     boxes = _manifest_boxes(table, ids, species, rows.set_index("recording_id").seconds)
     recordings = recording_table(rows.fillna({"frames": 0, "sample_rate": 0, "fold": -1}))
     check_boxes(table, boxes, max(len(names), 1), recordings)
-    if table.faults: raise TableError(table.faults)
-    annotations = annotation_table(boxes[species.notna()])
+    if faults := _without_repeats(table.faults, duplicates): raise TableError(faults)
+    annotations = annotation_table(boxes[species.notna()].drop_duplicates())
     return Corpus(recordings, decide_conflicts(annotations, conflict), species_table(names))
 
 # %% ../../nbs/labels/01_corpus.ipynb #b160ce43
 def read_corpus(
     path: str | Path, # a folder in the RFCX layout, a folder with a manifest.csv, or a manifest CSV
     conflict: str = "confirmed", # who wins where a box is confirmed and refused: one of CONFLICTS
+    duplicates: str = "refuse", # a box that stands there twice: "refuse" the table, or "drop" the second with a warning
 ) -> Corpus:
     "The corpus that lies here, whatever its layout."
     path = Path(path)
-    if path.is_dir() and any((path / f"train_{half}.csv").exists() for half in ("tp", "fp")): return read_rfcx(path, conflict)
-    if path.is_dir() and (path / "manifest.csv").exists(): return read_manifest(path / "manifest.csv")
-    if path.is_file() and path.suffix.lower() == ".csv": return read_manifest(path)
+    if path.is_dir() and any((path / f"train_{half}.csv").exists() for half in ("tp", "fp")): return read_rfcx(path, conflict, duplicates=duplicates)
+    if path.is_dir() and (path / "manifest.csv").exists(): return read_manifest(path / "manifest.csv", conflict, duplicates)
+    if path.is_file() and path.suffix.lower() == ".csv": return read_manifest(path, conflict, duplicates)
     what = "a file that is no CSV" if path.is_file() else "a folder without train_tp.csv or manifest.csv" if path.is_dir() else "not there"
     raise FileNotFoundError(f"{path} is {what}; a corpus is a folder with train_tp.csv and train_fp.csv, or a CSV with a column `path`")
 

@@ -97,9 +97,9 @@ def plan_epoch(
     if sample.clips == "windows":
         parts.append(_known_windows(boxes[expert], recordings, clip).assign(why="window"))
     if sample.anywhere:
-        some = draw(recordings.reset_index(), sample.anywhere, rng)
-        start = rng.integers(0, np.maximum(1, some.n_frames - clip.window + 1))
-        parts.append(pd.DataFrame(dict(recording_id=some.recording_id, start=start, why="anywhere")))
+        some = draw(recordings, sample.anywhere, rng)
+        start = rng.integers(0, np.maximum(1, some.n_frames.to_numpy() - clip.window + 1))
+        parts.append(pd.DataFrame(dict(recording_id=some.index, start=start, why="anywhere")))
     plan = pd.concat(parts, ignore_index=True)
     return plan.iloc[rng.permutation(len(plan))].reset_index(drop=True)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CELL', 'POOLS', 'windows_of', 'load_mel', 'score_windows', 'Scored', 'score_recordings', 'file_scores', 'stitched',
-           'to_cells', 'predict', 'find_models']
+           'to_cells', 'predict', 'find_models', 'find_pool']
 
 # %% ../../nbs/stages/33_predict.ipynb #d4288480
 import hashlib
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from tqdm.auto import tqdm
 
 from ..journal import Journal, fingerprint, whole
@@ -231,5 +232,12 @@ def find_models(
         stage = [s for s, models in stages.items() if len(models) == most][-1]
     if stage not in stages: raise ValueError(f"{path} has no models of {stage!r}; it has {', '.join(stages)}")
     return stages[stage]
+
+def find_pool(
+    path: str | Path, # a model.pt, or a run's folder
+) -> str: # see `file_scores`
+    "How the run's recipe scores a recording; the published way where there is no recipe."
+    recipe = Path(path) / "recipe.yaml"
+    return yaml.safe_load(recipe.read_text()).get("pool", "frame") if recipe.is_file() else "frame"
 
 def _order(stage: str) -> tuple: return (stage.startswith("cycle"), int("".join(c for c in stage if c.isdigit()) or 0))

@@ -38,9 +38,20 @@ def embed(
     "A figure as a picture inside the page."
     image, raw, small = extra("PIL.Image", "train"), io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", dpi=110)
-    image.open(raw).convert("RGB").quantize(256, dither=image.Dither.NONE).save(small, "PNG", optimize=True)
-    data = base64.b64encode(small.getvalue()).decode()
-    return f'<div class="picture"><img alt="{_text(alt)}" src="data:image/png;base64,{data}"></div>'
+    palette = image.new("P", (1, 1))
+    palette.putpalette(_palette().tobytes())
+    image.open(raw).convert("RGB").quantize(palette=palette, dither=image.Dither.NONE).save(small, "PNG", optimize=True)
+    data, width = base64.b64encode(small.getvalue()).decode(), figure.get_figwidth()
+    return f'<div class="picture"><img alt="{_text(alt)}" style="min-width:{3.8 * width:.0f}rem;max-width:{6.7 * width:.0f}rem" src="data:image/png;base64,{data}"></div>'
+
+def _palette() -> np.ndarray: # uint8 [256, 3]
+    "Colours of spectrograms, of lines fading into white, of boxes fading into the dark."
+    matplotlib = extra("matplotlib", "train")
+    magma, fade = matplotlib.colormaps["magma"](np.linspace(0, 1, 146))[:, :3], np.linspace(0, 1, 6)[1:, None, None]
+    lines, boxes = matplotlib.colormaps["tab10"](range(10))[:, :3], matplotlib.colors.to_rgba_array(["lime", "red", "orange", "white"])[:, :3]
+    grey = np.repeat(np.linspace(0, 1, 40)[:, None], 3, 1)
+    parts = [magma, grey, *(fade * lines + (1 - fade)), *(fade * boxes + (1 - fade) * magma[30])]
+    return (np.concatenate(parts)[:256] * 255).round().astype(np.uint8)
 
 def _figure(width: float, height: float):
     "A figure that no window or notebook holds on to."
@@ -64,13 +75,13 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-
 h1 { font-size: 1.6rem; margin: 1.2rem 0 .2rem } h2 { font-size: 1.25rem; margin: 2.4rem 0 .4rem; border-bottom: 1px solid #ddd }
 h3 { font-size: 1rem; margin: 2rem 0 .2rem; overflow-wrap: anywhere } p, dl { margin: .4rem 0 } .how { color: #555; font-size: .9rem }
 .big { font-size: 2.2rem; font-weight: 600; color: #1a6b4a } .note { background: #fff6df; padding: .5rem .8rem; border-radius: .3rem }
-.wide, .picture { overflow-x: auto; margin: .6rem 0 } .picture img { width: 100%; min-width: 38rem; display: block }
+.wide, .picture { overflow-x: auto; margin: .6rem 0 } .picture img { width: 100%; display: block }
 table { border-collapse: collapse; font-size: .9rem } th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee }
 td { font-variant-numeric: tabular-nums } th { font-weight: 600; vertical-align: bottom; line-height: 1.25 } .species { width: 100% } .species td:nth-child(3) { width: 55% }
 .bar { position: relative; height: .9rem; margin-top: .3rem; background: #f0f0f0 } .bar b { position: absolute; inset: 0 auto 0 0; background: #5aa786 } .bar i { position: absolute; top: -.15rem; bottom: -.15rem; width: 2px; background: #222 }
 dt { float: left; clear: left; font-weight: 600; margin-right: .5rem } dd { margin: 0 } audio { display: block; width: 100%; max-width: 26rem; height: 2.4rem; margin: .3rem 0 }
 details { margin: .5rem 0 } summary { cursor: pointer } pre { overflow-x: auto; background: #f7f7f7; padding: .6rem; font-size: .8rem; line-height: 1.35 }
-.key span { white-space: nowrap; margin-right: 1rem } .key i { display: inline-block; width: .9rem; height: .7rem; border: 2px solid; margin-right: .3rem; background: #2a1140; vertical-align: -1px }
+.key span { white-space: nowrap; margin-right: 1rem } .key i { display: inline-block; width: .9rem; height: .7rem; border: 2px solid; margin-right: .3rem; background: #2a1140; vertical-align: -1px } .key .true { border: 1px dashed #fff; outline: 1px solid #2a1140 }
 """
 
 def _page(title: str, sections: Iterable[str]) -> str:
@@ -157,17 +168,19 @@ def plot_stages(
     "LWLRAP from stage to stage."
     columns = [c for c in COLUMNS if c in stages and c.endswith("lwlrap")]
     if not columns: return None
-    figure = _figure(7, 3)
+    figure = _figure(5.6, 3.2)
     ax = figure.subplots()
     for column, marker in zip(columns, "os^"):
         known = stages[column].notna()
         ax.plot(np.flatnonzero(known), stages[column][known], marker=marker, label=COLUMNS[column][0].removeprefix("LWLRAP, "))
-        for x, y in zip(np.flatnonzero(known), stages[column][known]): ax.annotate(f"{y:.3f}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    for x, (_, row) in enumerate(stages[columns].iterrows()):
+        for rank, y in enumerate(row.dropna().sort_values(ascending=False)):
+            ax.annotate(f"{y:.3f}", (x, y), [(0, 6), (0, -14), (22, -3)][rank if rank < 2 or row.count() == 2 else 3 - rank], textcoords="offset points", ha="center", fontsize=8)
     ax.set_xticks(range(len(stages)), [f"after {s}" for s in stages.stage])
     ax.set(ylabel="LWLRAP (1 is perfect)", xlim=(-0.4, len(stages) - 0.6))
     ax.margins(y=0.2)
     ax.grid(axis="y", alpha=0.3)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
     return figure
 
 # %% ../../nbs/stages/37_report.ipynb #6755729c
@@ -358,13 +371,14 @@ def plot_recording(
     plot_mel(mel, config, boxes, axes[0])
     for mark in [*axes[0].lines[:true], *axes[0].texts[:true]]: mark.set(color="white")
     for line in axes[0].lines[:true]: line.set(linestyle=(0, (4, 2)), linewidth=1)
+    for line, added in zip(axes[0].lines[true:], shown.labels.source.str.startswith("relabel")): line.set(linewidth=1 if added else 1.5)
     for mark in axes[0].texts: mark.set(clip_on=True)
     if excerpt:
         for ax in axes[1:]: ax.axvspan(*excerpt, color="0.92", zorder=0)
     if shown.frames:
         axes[0].set_xlabel("")
         _plot_scores(axes[1], shown, names, mel.shape[1] * config.seconds_per_frame)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     return figure
 
 # %% ../../nbs/stages/37_report.ipynb #d8e5545a
@@ -426,7 +440,7 @@ def _headline(run: Run, stages: pd.DataFrame) -> str:
     corpus, where = run.corpus, json.loads((run.folder / "environment.json").read_text()) if (run.folder / "environment.json").exists() else {}
     name = Path(where.get("corpus", run.folder)).name
     present, recordings = corpus.annotations.presence > 0.5, corpus.recordings
-    lost = int((~recordings.index.map(lambda i: i in run.store)).sum())
+    lost = sum(i not in run.store for i in recordings.index)
     said = (f"{(recordings.split == 'train').sum()} recordings to learn from, {(recordings.split == 'test').sum()} to be scored"
             + (f" ({lost} without readable sound)" if lost else "") + f"; {present.sum()} confirmed and {(~present).sum()} refused boxes of {len(species_names(run))} species.")
     epochs = ", ".join(f"{stage} ({config.epochs} epochs)" for stage, config in run.stages.items())
@@ -457,7 +471,7 @@ def _curves(run: Run) -> str:
 
 # %% ../../nbs/stages/37_report.ipynb #18697957
 KEY = ('<p class="how key">Boxes: <span><i style="border-color:lime"></i>confirmed by experts</span><span><i style="border-color:red"></i>refused by experts</span>'
-       '<span><i style="border-color:orange"></i>added by the last cycle</span><span><i style="border-color:#fff;border-style:dashed"></i>true call</span></p>')
+       '<span><i style="border-color:orange"></i>added by the last cycle</span><span><i class="true"></i>true call</span></p>')
 
 def _species(run: Run, measure: Measure | None) -> str:
     if measure is None: return _section("Species", "<p>Nothing is known of scored recordings, so species cannot be measured.</p>")
@@ -471,7 +485,7 @@ def _recordings(run: Run, measure: Measure | None, ids: Iterable[str]) -> str:
     if not chosen: return ""
     names, scores = species_names(run), measure.scores[measure.last] if measure else pd.DataFrame()
     shown = gather(run, chosen, each)
-    how = "Time runs from left to right in both halves; above, brighter is louder; below, a line per species says how sure the models are that it calls at that moment. Solid lines are species that are there: they should rise within their boxes and nowhere else. Dashed lines are not there, or nobody has looked."
+    how = "Time runs from left to right in both halves; above, brighter is louder; below, a line per species says how sure the models are that it calls at that moment. Solid lines are species that are there: they should rise within their boxes and nowhere else. Dashed lines are not there, or nobody has looked. A place says where a species stands when all are sorted by their score."
     judged = f" Scores are those of {_text(shown[0].frames.stage)}, the mean of the models that have not trained on the recording." if shown[0].frames else " No model is trained yet, so there are no scores."
     parts = [recording_html(run, s, names, scores.loc[s.recording_id] if s.recording_id in scores.index else None, len(shown) <= 8) for s in shown]
     return _section("Recordings", _how(how + judged), KEY, *parts)

@@ -129,7 +129,7 @@ def open_run(
 ) -> Run:
     "Read the corpus, draw the folds, build the features; the same call continues a run."
     folder = Path(folder)
-    plain = read_corpus(corpus_path, conflict=recipe.conflict)
+    plain = read_corpus(corpus_path, recipe.conflict, recipe.duplicates)
     truth = read_truths(corpus_path, plain)
     check_band(recipe.mel, plain.annotations)
     corpus = songtypes(plain) if recipe.songtypes else plain
