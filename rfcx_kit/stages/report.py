@@ -485,7 +485,7 @@ def _recordings(run: Run, measure: Measure | None, ids: Iterable[str]) -> str:
     if not chosen: return ""
     names, scores = species_names(run), measure.scores[measure.last] if measure else pd.DataFrame()
     shown = gather(run, chosen, each)
-    how = "Time runs from left to right in both halves; above, brighter is louder; below, a line per species says how sure the models are that it calls at that moment. Solid lines are species that are there: they should rise within their boxes and nowhere else. Dashed lines are not there, or nobody has looked. A place says where a species stands when all are sorted by their score."
+    how = "Time runs from left to right in both halves; above, brighter is louder; below, a line per species says how sure the models are that it calls at that moment. Solid lines are species that are there: they should rise within their boxes and nowhere else (the scale shrinks where all scores are low). Dashed lines are not there, or nobody has looked. A place says where a species stands when all are sorted by their score."
     judged = f" Scores are those of {_text(shown[0].frames.stage)}, the mean of the models that have not trained on the recording." if shown[0].frames else " No model is trained yet, so there are no scores."
     parts = [recording_html(run, s, names, scores.loc[s.recording_id] if s.recording_id in scores.index else None, len(shown) <= 8) for s in shown]
     return _section("Recordings", _how(how + judged), KEY, *parts)
