@@ -112,6 +112,7 @@ def stage_scores(
     tables = [pd.read_parquet(f / "scores.parquet") for f in folders if (f / "scores.parquet").exists()]
     return merged(run, pd.concat(tables).groupby(level=0).mean()) if tables else None
 
+# %% ../../nbs/stages/37_report.ipynb #4bb4b191
 @dataclass
 class Measure:
     "What the recordings of a run are measured by."
@@ -318,6 +319,7 @@ class Shown:
         others = sum(peak[k] > 0.3 or k in known for k in ranked) - sure
         return ranked[: min(most, sure + max(2, others))]
 
+# %% ../../nbs/stages/37_report.ipynb #7067d4b1
 def shown_labels(run: Run) -> pd.DataFrame: # annotations
     "The experts' boxes, and the presences that the last cycle added."
     path, experts = run.folder / "labels.parquet", run.corpus.annotations
@@ -357,6 +359,7 @@ def _plot_scores(ax, shown: Shown, names: list[str], seconds: float):
     ax.set(xlabel="time (s)", ylabel="score", ylim=(0, 1.03 if frames.max() > 0.4 else max(0.05, 1.15 * frames.max())))
     ax.grid(alpha=0.3)
 
+# %% ../../nbs/stages/37_report.ipynb #921fc0b2
 def plot_recording(
     shown: Shown,
     mel: np.ndarray, # dB [mels, frames]
