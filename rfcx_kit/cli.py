@@ -214,7 +214,7 @@ def make_parser(
 ): # jsonargparse.ArgumentParser
     "A command's parser, from its function."
     function = COMMANDS[command]
-    parser = extra("jsonargparse", "train").ArgumentParser(prog=f"rfcx {command}", description=inspect.getdoc(function))
+    parser = extra("jsonargparse", "train").ArgumentParser(prog=f"rfcx {command}", description=inspect.getdoc(function), allow_abbrev=False)
     said = comments(function)
     for name, p in inspect.signature(function, eval_str=True).parameters.items():
         if name == "changes": continue

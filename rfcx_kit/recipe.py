@@ -109,7 +109,7 @@ def recipe_parser(
     parser=None, # a jsonargparse.ArgumentParser to add to
 ):
     "A parser that takes every value of a recipe: --stage1.lr 1e-3."
-    parser = parser or extra("jsonargparse", "train").ArgumentParser(exit_on_error=False)
+    parser = parser or extra("jsonargparse", "train").ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(Recipe, as_group=False)
     _explain(parser, Recipe)
     return parser

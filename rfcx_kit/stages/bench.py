@@ -32,7 +32,7 @@ from ..sound.store import FeatureStore
 from ..sound.synth import synthesize
 from .checkpoint import Trained, load_model, save_model
 from .dataset import AugmentConfig, ClipConfig, ClipDataset, Clips, SampleConfig, plan_epoch
-from .predict import file_scores, predict, score_recordings, windows_of
+from .predict import file_scores, made_fast, predict, score_recordings, windows_of
 
 # %% ../../nbs/stages/39_bench.ipynb #3f0b77c1
 @dataclass
@@ -194,7 +194,8 @@ def plain_scores(
 def score_rows(recordings: pd.DataFrame, trained: Trained, repeats: int) -> list[dict]:
     "FLAC to scores, in float32 and in bf16, beside the plain way."
     network = deepcopy(trained.model).to(memory_format=torch.contiguous_format)
-    def ours(precision): return np.array([file_scores(s) for s in score_recordings([trained], recordings, precision=precision)])
+    models = {precision: made_fast(trained, precision) for precision in ("32-true", "bf16-mixed")}
+    def ours(precision): return np.array([file_scores(s) for s in score_recordings([models[precision]], recordings, precision=precision)])
     ways = dict(plain=lambda: np.array([plain_scores(path, network, trained.mel, trained.clip) for path in recordings.path]))
     kinds = {"32-true": ("float32", 1.5, 1e-3), "bf16-mixed": ("bf16", 3, 0.02)}
     costs = side_by_side({**ways, **{k: lambda k=k: ours(k) for k in kinds if k == "32-true" or bf16_here()}}, repeats)
@@ -216,7 +217,6 @@ def predict_alone(
     times: int, # each so many times, under new names
 ):
     "Predict, and print what it took: the work of a fresh process."
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
     ids = [f"{k}-{Path(p).stem}" for k in range(times) for p in paths]
     table = pd.DataFrame(dict(path=list(paths) * times, seconds=60.0), index=pd.Index(ids, name="recording_id"))
     with tempfile.TemporaryDirectory() as folder:
@@ -248,7 +248,7 @@ def machine() -> str:
             f"{torch.backends.cpu.get_cpu_capability()}, {'bf16' if bf16_here() else 'no bf16'}{load}\nPython {platform.python_version()}, {packages}")
 
 # %% ../../nbs/stages/39_bench.ipynb #47c24e67
-STEPS = 60 # of training, after which scores spread
+STEPS = 40 # of training, after which scores spread
 
 def _trained_network(sets: dict, trunk: str, corpus: Corpus, config: MelConfig, clip: ClipConfig, minutes: float, repeats: int) -> tuple[list[dict], Trained]:
     "The rows of the epochs, and the network that they trained."
@@ -256,7 +256,8 @@ def _trained_network(sets: dict, trunk: str, corpus: Corpus, config: MelConfig, 
     settings = SEDConfig(trunk=trunk, n_species=corpus.n_species)
     network = SED(settings).to(memory_format=torch.channels_last)
     rows, batches = epoch_rows(sets, network, minutes, repeats), DataLoader(sets["store"], 8)
-    for _ in range(STEPS // len(batches) - 3 * repeats): learner(network)(batches)
+    learn = learner(network)
+    for _ in range(STEPS // len(batches) - 3 * repeats): learn(batches)
     return rows, Trained(network.eval(), settings, config, clip, list(corpus.species.name))
 
 def measure(
