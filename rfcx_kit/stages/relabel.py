@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..labels.corpus import annotation_table
+from ..labels.corpus import EXPERTS, annotation_table
 from ..sound.windows import sliding_windows
 
 # %% ../../nbs/stages/34_relabel.ipynb #da385ca3
@@ -113,7 +113,7 @@ def species_bands(
     f_max: float, # Hz
 ) -> pd.DataFrame: # index species_id; f_min, f_max
     "The band in which a species calls: the median of its confirmed boxes, else of all its boxes."
-    experts = annotations[annotations.source.isin(["expert", "review"])]
+    experts = annotations[annotations.source.isin(EXPERTS)]
     middle = [g.groupby("species_id")[["f_min", "f_max"]].median() for g in (experts[experts.presence > 0.5], experts)]
     bands = middle[0].combine_first(middle[1]).reindex(range(n_species))
     return bands.fillna({"f_min": f_min, "f_max": f_max})

@@ -258,7 +258,9 @@ def stage_row(run: Run, stage: str, labels: pd.DataFrame, oof, test: pd.DataFram
 
 def merged(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
     "Scores by species, also in songtype mode."
-    return merge_songtypes(scores, run.corpus.species) if run.recipe.songtypes else scores
+    if not run.recipe.songtypes: return scores
+    species = merge_songtypes(scores, run.corpus.species)
+    return species.set_axis([f"s{k}" for k in range(species.shape[1])], axis=1)
 
 def _said(row: dict) -> str:
     "A row in words."
