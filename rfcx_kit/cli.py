@@ -136,7 +136,7 @@ def predict(
     from rfcx_kit.stages.predict import find_models, find_pool, predict as score
     from rfcx_kit.stages.submit import write_submission
     if bool(files) == bool(corpus): raise ValueError("give sound files, or --corpus")
-    recordings = read_corpus(corpus).recordings if corpus else read_files(files)
+    recordings = (read_corpus(corpus) if corpus else read_files(files)).recordings
     problems, journal = Problems(on_problem), Path(f"{out}.journal")
     table = score(find_models(run, stage), recordings, journal, pool=pool or find_pool(run), batch_size=batch_size, workers=workers, precision=precision, problems=problems, progress=sys.stderr.isatty())
     write_submission(table, out)
