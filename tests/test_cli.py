@@ -82,7 +82,7 @@ def test_killed_run_ends_like_an_undisturbed_one(place, tmp_path, when):
     assert not (tmp_path / "run/submission.csv").exists()
     rfcx(*command[1:])
     mine, whole = (pd.read_csv(folder / "submission.csv", index_col=0) for folder in (tmp_path / "run", place / "run"))
-    np.testing.assert_allclose(mine, whole, atol=2e-3)  # to rounding; that a resumed training is the same is 32_train's own test
+    np.testing.assert_allclose(mine, whole, atol=1e-6)
 
 
 def test_parts(place, tmp_path):
@@ -93,7 +93,7 @@ def test_parts(place, tmp_path):
     done = rfcx("predict", place / "run", "--corpus", place / "forest", "--out", tmp_path / "all.csv", "--precision", "32-true")
     assert "16 recordings scored" in done.stdout
     scores, submission = pd.read_csv(tmp_path / "all.csv", index_col=0), pd.read_csv(place / "run/submission.csv", index_col=0)
-    np.testing.assert_allclose(scores.loc[submission.index], submission, atol=1e-6)
+    np.testing.assert_allclose(scores.loc[submission.index], submission, atol=5e-3)  # the store rounds mels to float16
     done = rfcx("score", place / "run/submission.csv", "--truth", place / "forest/truth_test.csv", "--species")
     told = pd.read_csv(place / "run/scores.csv").test_truth_lwlrap.iloc[-1]
     assert f"lwlrap       {told:.4f}" in done.stdout
