@@ -7,9 +7,9 @@ __all__ = ['Run', 'environment', 'read_truths', 'open_run', 'stage_before', 'mod
            'judge', 'score_test', 'stage_row', 'merged', 'run_stages', 'submit']
 
 # %% ../../nbs/stages/38_runs.ipynb #ed3278de
-import json, os, platform, sys, time
+import json, os, platform, sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +28,7 @@ from .predict import CELL, predict
 from .relabel import calibration, label_quality, relabel, species_bands
 from .score import readings
 from .submit import check_submission, make_submission, write_submission
-from .train import train_model
+from .train import train_models
 
 # %% ../../nbs/stages/38_runs.ipynb #ebec799c
 @dataclass
@@ -206,14 +206,14 @@ def train_stage(
     before, config = stage_before(run, stage), run.stages[stage]
     labels = stage_labels(run, stage)
     corpus = Corpus(run.train.recordings, labels, run.corpus.species)
+    model, jobs = replace(run.recipe.model, n_species=run.corpus.n_species), []
     for name, seen, unseen in run.parts:
         if parts and name not in parts: continue
         init = model_path(run, name, before) if before and config.start == "previous" else None
         if init and not init.exists(): raise ValueError(f"{stage} starts from {before}, which is not trained for {name}: train {before} first")
-        valid = run.train.subset(unseen) if unseen else None
-        model = replace(run.recipe.model, n_species=run.corpus.n_species)
-        train_model(run.folder / name / stage, run.store, corpus.subset(seen), valid, model, run.recipe.clip, config, run.recipe.mel,
-                    init, seed=run.recipe.seed, progress=run.progress, name=f"{stage} {name}")
+        jobs.append(dict(folder=run.folder / name / stage, store=run.store, train=corpus.subset(seen), valid=run.train.subset(unseen) if unseen else None, model=model,
+                         clip=run.recipe.clip, config=config, mel=run.recipe.mel, init=init, seed=run.recipe.seed, progress=run.progress, name=f"{stage} {name}"))
+    train_models(jobs)
     return labels
 
 # %% ../../nbs/stages/38_runs.ipynb #70c79b82
