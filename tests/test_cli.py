@@ -85,6 +85,26 @@ def test_killed_run_ends_like_an_undisturbed_one(place, tmp_path, when):
     np.testing.assert_allclose(mine, whole, atol=1e-6)
 
 
+def test_folds_side_by_side_end_with_their_parent_and_go_on(place, tmp_path):
+    command = [str(Path(sys.executable).parent / "rfcx"), "run", "--corpus", str(place / "forest"), "--recipe", str(place / "tiny.yaml"), "--out", str(tmp_path / "run")]
+    two = {**os.environ, "OMP_NUM_THREADS": "2"}  # two cores: two folds at once
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=two)
+    deadline = time.time() + 300
+    while not any((tmp_path / "run").glob("fold*/stage1/last.ckpt")) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.02)
+    family = lambda: subprocess.run(["ps", "-o", "pid=", "-s", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(family()) >= 3, "the folds were to be trained in processes of their own"
+    process.kill()
+    process.wait()
+    while family() and time.time() < deadline:
+        time.sleep(0.2)
+    assert not family(), "trainings go on without the program that started them"
+    done = subprocess.run(command, capture_output=True, text=True, env=two)
+    assert done.returncode == 0, done.stderr
+    mine, whole = (pd.read_csv(folder / "submission.csv", index_col=0) for folder in (tmp_path / "run", place / "run"))
+    np.testing.assert_allclose(mine, whole, atol=1e-6)
+
+
 def test_parts(place, tmp_path):
     rfcx("train", "--corpus", place / "forest", "--recipe", place / "tiny.yaml", "--out", tmp_path / "parts", "--stage", "stage1", "--fold", '["fold0"]')
     assert [p.parent.parent.name for p in (tmp_path / "parts").glob("*/stage1/model.pt")] == ["fold0"]
