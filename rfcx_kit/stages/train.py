@@ -102,8 +102,10 @@ class LitSED(L.LightningModule):
         super().__init__()
         self.model, self.store, self.train_set, self.valid_set = model, store, train, valid
         self.clip, self.cfg, self.seed = clip, config, seed
-        self.loss = make_loss(config.loss)
         self.scores, self.losses = [], []
+
+    @property
+    def loss(self): return make_loss(self.cfg.loss) # not kept: processes of other devices are sent this object
 
     def plan(self, epoch: int):
         "The clips of an epoch: recording_id, start, why."
