@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'Cost', 'peak_mb', 'side_by_side', 'plain_mel', 'one_thread', 'mel_rows', 'store_rows', 'LiveClips',
-           'clip_sets', 'bf16_here', 'show', 'learner', 'epoch_rows', 'plain_scores', 'score_rows', 'predict_alone',
-           'memory_rows', 'machine', 'measure', 'as_text']
+           'clip_sets', 'show', 'learner', 'epoch_rows', 'plain_scores', 'score_rows', 'predict_alone', 'memory_rows',
+           'machine', 'measure', 'as_text']
 
 # %% ../../nbs/stages/39_bench.ipynb #adc96c25
 import gc, json, os, platform, statistics, subprocess, sys, tempfile, time
@@ -30,7 +30,7 @@ from ..sound.audio import read_audio
 from ..sound.mel import LogMel, MelConfig
 from ..sound.store import FeatureStore
 from ..sound.synth import synthesize
-from .checkpoint import Trained, load_model, save_model
+from .checkpoint import Trained, cpu_has_bf16, load_model, save_model
 from .dataset import AugmentConfig, ClipConfig, ClipDataset, Clips, SampleConfig, plan_epoch
 from .predict import file_scores, made_fast, predict, score_recordings, windows_of
 
@@ -143,10 +143,6 @@ def clip_sets(corpus: Corpus, store: FeatureStore, clip: ClipConfig, n: int) -> 
     return sets
 
 # %% ../../nbs/stages/39_bench.ipynb #acfd855e
-def bf16_here() -> bool:
-    "Whether this CPU computes bfloat16 in hardware."
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
 def show(batches: DataLoader):
     "An epoch without a network."
     for _ in batches: pass
@@ -157,7 +153,7 @@ def learner(network: SED) -> Callable[[DataLoader], None]:
     def learn(batches):
         network.train()
         for x, value, weight in batches:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16_here()): outputs = network(x.contiguous(memory_format=torch.channels_last))
+            with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()): outputs = network(x.contiguous(memory_format=torch.channels_last))
             optimizer.zero_grad()
             loss(outputs, value, weight).backward()
             optimizer.step()
@@ -198,7 +194,7 @@ def score_rows(recordings: pd.DataFrame, trained: Trained, repeats: int) -> list
     def ours(precision): return np.array([file_scores(s) for s in score_recordings([models[precision]], recordings, precision=precision)])
     ways = dict(plain=lambda: np.array([plain_scores(path, network, trained.mel, trained.clip) for path in recordings.path]))
     kinds = {"32-true": ("float32", 1.5, 1e-3), "bf16-mixed": ("bf16", 3, 0.02)}
-    costs = side_by_side({**ways, **{k: lambda k=k: ours(k) for k in kinds if k == "32-true" or bf16_here()}}, repeats)
+    costs = side_by_side({**ways, **{k: lambda k=k: ours(k) for k in kinds if k == "32-true" or cpu_has_bf16()}}, repeats)
     truth, rows = costs["plain"].result, []
     for precision, (name, target, allowed) in kinds.items():
         what = f"FLAC to scores, {trained.config.trunk}, {name}"
@@ -245,7 +241,7 @@ def machine() -> str:
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "timm", "numpy", "librosa", "soundfile", "soxr"))
     return (f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-            f"{torch.backends.cpu.get_cpu_capability()}, {'bf16' if bf16_here() else 'no bf16'}{load}\nPython {platform.python_version()}, {packages}")
+            f"{torch.backends.cpu.get_cpu_capability()}, {'bf16' if cpu_has_bf16() else 'no bf16'}{load}\nPython {platform.python_version()}, {packages}")
 
 # %% ../../nbs/stages/39_bench.ipynb #47c24e67
 STEPS = 40 # of training, after which scores spread
