@@ -13,7 +13,7 @@ from pathlib import Path
 from ..journal import whole
 from ..stages.submit import check_submission
 from .client import KaggleError, connect, talking
-from .publish import _looks, _size
+from .publish import looks, readable
 
 # %% ../../nbs/sync/54_competition.ipynb #ef58fd15
 def bad_members(
@@ -65,12 +65,12 @@ def download(
     with talking(f"downloading {competition}"):
         listed = _list(api, competition)
         if not listed: raise KaggleError(f"{competition}: Kaggle lists no files")
-        say_size = f"{len(listed)} files, {_size(sum(listed.values()))}"
+        say_size = f"{len(listed)} files, {readable(sum(listed.values()))}"
         lacking = [f for f, size in listed.items() if not ((out / f).is_file() and (out / f).stat().st_size == size)]
         if lacking and not dry_run:
             out.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(out).free
-            if free < 2 * sum(listed.values()): raise KaggleError(f"{out} has {_size(free)} left; archive and files need about {_size(2 * sum(listed.values()))}: choose another folder")
+            if free < 2 * sum(listed.values()): raise KaggleError(f"{out} has {readable(free)} left; archive and files need about {readable(2 * sum(listed.values()))}: choose another folder")
             api.competition_download_files(competition, path=str(out), quiet=True)
             bad = bad_members(archive, listed)
             if bad:
@@ -114,7 +114,7 @@ def public_score(
     "Wait until a submission is scored; KaggleError with Kaggle's reason if it is not."
     api, mine = connect(), None
     with talking(f"waiting for the score of submission {ref}"):
-        for _ in _looks(timeout, f"the scoring of submission {ref}"):
+        for _ in looks(timeout, f"the scoring of submission {ref}"):
             mine = next((s for s in api.competition_submissions(competition) if s.ref == ref), None)
             if mine is not None and mine.status.name != "PENDING": break
     if mine.status.name == "ERROR": raise KaggleError(f"submission {ref} was not scored: {mine.error_description or 'no reason given'}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..journal import whole
 from .client import KaggleError, connect, full_name, talking
-from .publish import _looks
+from .publish import looks
 
 # %% ../../nbs/sync/53_kernels.ipynb #c2ddb7a0
 def slug_of(
@@ -98,7 +98,7 @@ def kernel_status(
     api = connect()
     name = full_name(api, name)
     with talking(f"asking for the state of {name}"):
-        for _ in _looks(timeout, f"the kernel {name}"):
+        for _ in looks(timeout, f"the kernel {name}"):
             answer = api.kernels_status(name)
             state = answer.status.name.lower()
             if not wait or state not in ("queued", "running", "new_script"): break
