@@ -434,7 +434,7 @@ def test_wheels_suffice_without_an_index(tmp_path, monkeypatch):
     publish.fetch_wheels(["barkloud"], tmp_path / "wheels")
     assert sorted(p.name for p in (tmp_path / "wheels").iterdir()) == ["barkloud-1.0-py3-none-any.whl", "meowsoft-1.0-py3-none-any.whl"]
     monkeypatch.delenv("PIP_FIND_LINKS")
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "clean")], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "clean")], check=True)
     python = tmp_path / "clean/bin/python"
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--no-index", "--find-links", str(tmp_path / "wheels"), "barkloud"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-index", "--find-links", str(tmp_path / "wheels"), "barkloud"], check=True)
     assert subprocess.run([str(python), "-c", "import barkloud, meowsoft"]).returncode == 0
