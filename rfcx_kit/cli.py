@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from . import __version__
+from .cli_kaggle import KAGGLE_COMMANDS
 from .problems import SoundProblem, extra
 
 # %% ../nbs/91_cli.ipynb #3ac2e527
@@ -192,7 +193,7 @@ def bench(
     from rfcx_kit.stages.bench import measure
     measure(minutes, trunk, out)
 
-COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, bench)}
+COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, bench)} | KAGGLE_COMMANDS
 
 # %% ../nbs/91_cli.ipynb #4a10e140
 def comments(
@@ -238,8 +239,10 @@ def split_changes(
     return own, changes
 
 # %% ../nbs/91_cli.ipynb #107f8652
-def _usage() -> str:
-    lines = [f"  {name:17} {inspect.getdoc(f)}" for name, f in COMMANDS.items()]
+def _usage(group: str = "") -> str:
+    "All commands, or those of a group; a group has one line among all."
+    lines = [f"  {name:{21 if group else 17}} {inspect.getdoc(f)}" for name, f in COMMANDS.items() if name.startswith(group + " ") or not group and " " not in name]
+    if not group: lines.append(f"  {'kaggle ...':17} To Kaggle and back: the library, models, data, kernels, submissions; rfcx kaggle lists them.")
     return "\n".join([f"rfcx {__version__}: find animal calls in long recordings when only a few labels can be trusted", "", *lines, "",
                       "rfcx COMMAND --help tells what a command takes.  Start with: rfcx synth DIR; rfcx run --corpus DIR --recipe demo --out RUN"])
 
@@ -265,6 +268,9 @@ def main(args: list[str] | None = None) -> int: # exit status
     warnings.showwarning = lambda message, *_, **__: print(f"rfcx: {message}", file=sys.stderr)
     if not args or args[0] in ("-h", "--help", "help"): print(_usage()); return 0
     if args[0] == "--version": print(__version__); return 0
+    if args[0] == "kaggle":
+        if args[1:2] in ([], ["-h"], ["--help"]): print(_usage("kaggle")); return 0
+        args = [" ".join(args[:2]), *args[2:]]
     if args[0] not in COMMANDS:
         near = difflib.get_close_matches(args[0], COMMANDS, 1)
         print(f"rfcx: there is no command {args[0]!r}" + (f"; did you mean {near[0]}?" if near else "; rfcx --help lists them"), file=sys.stderr)

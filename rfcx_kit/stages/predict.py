@@ -35,9 +35,10 @@ from .dataset import ClipConfig, cut_window
 def windows_of(
     mel: np.ndarray, # dB [mels, frames]
     clip: ClipConfig,
+    every: int = 1, # leave all but every so-manieth window out, to save time
 ) -> tuple[torch.Tensor, list]: # float32 [windows, 1, mels, window], their [start, stop]
     "Sliding windows of a recording, standardised as in training."
-    spans = sliding_windows(mel.shape[-1], clip.window, clip.overlap)
+    spans = sliding_windows(mel.shape[-1], clip.window, clip.overlap)[::every]
     parts = np.stack([cut_window(mel, start, clip.window) for start, _ in spans])
     return torch.from_numpy(standardise(parts, clip.standardise)[:, None]), spans
 
@@ -108,6 +109,7 @@ def score_recordings(
     workers: int = 2, # threads that decode ahead and, on a CPU, score too; 0: none
     precision: str = "auto",
     problems: Problems | None = None,
+    every: int = 1, # of `windows_of`
 ) -> Iterator[Scored]:
     "Scores of recordings, one at a time and in order; one that cannot be read is reported and left out."
     problems, precision = Problems() if problems is None else problems, best_precision(precision)
@@ -117,7 +119,7 @@ def score_recordings(
     def cut(recording_id):
         try: mel = load_mel(recordings.loc[recording_id], logmel, store, device)
         except SoundProblem as error: return error
-        ready = (recording_id, *windows_of(mel, clip), mel.shape[-1])
+        ready = (recording_id, *windows_of(mel, clip, every), mel.shape[-1])
         return ready if device != "cpu" else next(_scored(models, [ready], min(batch_size, CPU_BATCH), precision))
 
     waiting = []
