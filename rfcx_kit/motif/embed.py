@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['EmbedConfig', 'TileNet', 'Tile2Vec', 'triplet_loss', 'LitTile2Vec', 'fit', 'find_lr', 'find_batch_size',
-           'save_embedding', 'load_embedding', 'summary', 'window_starts', 'embed_wave', 'transform', 'flat',
-           'plot_map', 'map_page', 'nearest_accuracy']
+           'save_embedding', 'load_embedding', 'summary', 'window_starts', 'embed_wave', 'transform', 'search_points',
+           'flat', 'plot_map', 'map_page', 'nearest_accuracy']
 
 # %% ../../nbs/motif/43_embed.ipynb #f5ed2586
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-import base64, html, io, json, logging, warnings
+import base64, contextlib, html, io, json, logging, shutil, tempfile, warnings
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from ..journal import Journal, fingerprint, whole
 from ..model.trunk import trunk # before lightning: it lets torchvision import everywhere
+from .profile import best_places
 from .triplets import TripletDataset
 from ..problems import Problems, SoundProblem, extra
 from ..sound.audio import read_audio
@@ -99,8 +100,7 @@ class Tile2Vec(nn.Module):
     def forward(self, wave: torch.Tensor) -> torch.Tensor:
         if self.training and self.config.noise: wave = wave + self.config.noise * torch.randn_like(wave)
         x = standardise(self.logmel(wave), self.config.standardise)
-        with torch.autocast(wave.device.type, enabled=False): x = x.unsqueeze(1)
-        z = self.head(self.trunk(x).mean((-2, -1))).float()
+        z = self.head(self.trunk(x.unsqueeze(1)).mean((-2, -1))).float()
         return F.normalize(z, dim=-1) if self.config.unit else z
 
 def triplet_loss(
@@ -225,10 +225,10 @@ def find_lr(
     "A learning rate by Lightning's finder (Smith, 2017): where the loss falls the fastest."
     torch.manual_seed(config.seed)
     lit = LitTile2Vec(Tile2Vec(config), tiles, EmbedConfig(**{**asdict(config), "mel": config.mel, "batches": steps + 1}))
-    with warnings.catch_warnings(), _scratch() as folder:
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         _quiet()
         trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=best_precision(config.precision))
-        found = L.tuner.Tuner(trainer).lr_find(lit, num_training=steps, update_attr=False).suggestion()
+        with contextlib.redirect_stderr(io.StringIO()): found = L.tuner.Tuner(trainer).lr_find(lit, num_training=steps, update_attr=False).suggestion()
     return config.lr if found is None else float(found)
 
 def find_batch_size(
@@ -239,14 +239,10 @@ def find_batch_size(
     "The largest batch that fits into memory, by doubling."
     lit = LitTile2Vec(Tile2Vec(config), tiles, EmbedConfig(**{**asdict(config), "mel": config.mel, "batches": 2}))
     trials = max(1, int(np.log2(most / 2)))
-    with warnings.catch_warnings(), _scratch() as folder:
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         _quiet()
         trainer = L.Trainer(max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=best_precision(config.precision))
         return int(L.tuner.Tuner(trainer).scale_batch_size(lit, mode="power", steps_per_trial=1, init_val=2, max_trials=trials))
-
-def _scratch():
-    import tempfile
-    return tempfile.TemporaryDirectory()
 
 # %% ../../nbs/motif/43_embed.ipynb #cb8e3b75
 def save_embedding(
@@ -327,7 +323,6 @@ def transform(
     place = lambda r: folder / f"{_name(r)}.npz"
     with _alone(folder): _build(recordings, place, make, Journal(folder / "sources.jsonl", mark), workers, problems, "embeddings")
     if not _assemble(out, [(r, place(r)) for r in recordings.index], window): raise ValueError("no recording could be read (see the problems)")
-    import shutil
     shutil.rmtree(f"{out}.journal")
     return out
 
@@ -349,6 +344,29 @@ def _assemble(out: Path, files, window: float) -> int:
         if writer: writer.close()
         else: raise ValueError("no recording could be read (see the problems)")
     return rows
+
+# %% ../../nbs/motif/43_embed.ipynb #9f0e3d6b
+def search_points(
+    model: Tile2Vec,
+    path: str | Path, # the sound file that holds the call
+    t_min: float, # s
+    t_max: float, # s
+    recordings: pd.DataFrame, # of a corpus: where to look
+    k: int = 3, # matches of a recording, at most
+    least: float = 0.5, # the lowest score that counts, a cosine
+    problems: Problems | None = None, # where bad sound is reported
+) -> pd.DataFrame: # recording_id, t_min, t_max (s), score; highest first
+    "Where in a corpus something lies near the call."
+    problems, rate, rows = Problems() if problems is None else problems, model.config.mel.sample_rate, []
+    length = t_max - t_min
+    call = embed_wave(model, read_audio(path, rate, t_min, length), length, length)[1][0]
+    for recording_id, file in recordings.path[recordings.path != ""].items():
+        try: starts, points = embed_wave(model, read_audio(file, rate), length, length / 2)
+        except SoundProblem as e: problems.add(e.problem); continue
+        score = points @ call / (np.linalg.norm(points, axis=1) * np.linalg.norm(call) + 1e-12)
+        for i in best_places(-score, k, 2): rows.append((recording_id, starts[i], starts[i] + length, float(score[i])))
+    table = pd.DataFrame(rows, columns=["recording_id", "t_min", "t_max", "score"])
+    return table[table.score >= least].sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
 # %% ../../nbs/motif/43_embed.ipynb #0df7cb3f
 def flat(
