@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'measure_hits', 'plain_simple', 'measure_speed', 'loudest', 'clip_corpus', 'clip_tiles',
-           'measure_embedding']
+           'measure_embedding', 'measure_gate', 'measure_species']
 
 # %% ../../nbs/motif/46_measure.ipynb #c77f80e8
 from pathlib import Path
-import resource, time
+import resource, tempfile, time
 
 import numpy as np
 import pandas as pd
 import soundfile
 import torch
 
-from ..labels.corpus import Corpus, annotation_table, recording_table, sound_headers, species_table
+from ..labels.corpus import Corpus, annotation_table, read_corpus, read_truth, recording_table, sound_headers, species_table
 from . import classify, nocall
-from .embed import EmbedConfig, embed_wave, fit, load_embedding, nearest_accuracy, save_embedding, Tile2Vec
-from .profile import MotifConfig, best_places, distance_profile, matrix_profile, motifs, recording_features, window_sums
+from .embed import EmbedConfig, Tile2Vec, fit, load_embedding, nearest_accuracy, save_embedding, transform
+from .profile import MotifConfig, best_places, distance_profile, features, matrix_profile, motifs, recording_features, window_sums
 from .triplets import LiveTiles, TripletConfig, cut_tile, extract_triplets, generate_triplets
 from ..problems import extra
 from ..sound.audio import read_audio, write_audio
@@ -170,3 +170,65 @@ def measure_embedding(
 
 def _points(model: Tile2Vec, sound: np.ndarray) -> np.ndarray:
     with torch.inference_mode(): return np.concatenate([model(torch.from_numpy(part)).numpy() for part in np.array_split(sound, -(-len(sound) // 64))])
+
+# %% ../../nbs/motif/46_measure.ipynb #588835a4
+def measure_gate(
+    folder: str | Path, # a corpus with truth_train.csv and truth_test.csv
+    model: str | Path, # an embedding, model.pt
+    most: int = 60, # recordings of each half
+    seeds: list[int] = (1, 2, 3),
+) -> pd.DataFrame: # what, features, seed, value (AUC of the test half), spread (of the folds), cv (AUC over grouped folds)
+    "AUC of the no-call gate."
+    corpus, rows = read_corpus(folder), []
+    ids = [i for half in (corpus.train, corpus.test) for i in half.recordings.index[:most]]
+    corpus = corpus.subset(ids)
+    truth = pd.concat([read_truth(Path(folder) / f"truth_{half}.csv", corpus.n_species) for half in ("train", "test")])
+    net = load_embedding(model)
+    with tempfile.TemporaryDirectory() as place:
+        points = pd.read_parquet(transform(net, corpus.recordings, Path(place) / "points.parquet"))
+        for name, table in (("embedding", points), ("log-mel statistics", nocall.mel_statistics(corpus.recordings))):
+            labels, own = nocall.label_windows(table, truth), corpus.recordings.loc[table.recording_id]
+            train = (own.split == "train").to_numpy()
+            for seed in seeds:
+                c, groups = nocall.NocallConfig(seed=seed), own.group.to_numpy()
+                found, _ = nocall.cv(table[train], labels[train], groups[train], c)
+                nocall.fit(table[train], labels[train], groups[train], Path(place) / "gate.txt", c)
+                held = nocall._auc(labels[~train], nocall.predict(Path(place) / "gate.txt", table[~train]).call)
+                rows.append(("no-call AUC", name, seed, held, found["spread"], found["auc"]))
+    return pd.DataFrame(rows, columns=["what", "features", "seed", "value", "spread", "cv"])
+
+def measure_species(
+    folder: str | Path, # clips in folders of species
+    model: str | Path, # an embedding, model.pt
+    seeds: list[int] = (1, 2, 3),
+    references: int = 64,
+) -> pd.DataFrame: # what, features, seed, value (accuracy on other sources), per_hour (s of computing for motif features of an hour of sound)
+    "Accuracy of the species classifiers, with and without motif features."
+    net, rows = load_embedding(model), []
+    with tempfile.TemporaryDirectory() as place:
+        corpus = clip_corpus(folder, Path(place) / "padded")
+        table, sound = clip_tiles(corpus)
+        train = (corpus.recordings.split == "train").to_numpy()
+        species = corpus.species.name[table.species_id].to_numpy()
+        base = table[classify.WHERE].assign(t_min=lambda t: t.t_min.clip(lower=0))
+        with torch.inference_mode(): mel = LogMel(MelConfig(n_mels=64))(torch.from_numpy(sound)).numpy()
+        numbers = {"embedding": _points(net, sound), "log-mel statistics": np.concatenate([mel.mean(-1), mel.std(-1), mel.max(-1)], 1)}
+        for seed in seeds:
+            chosen = np.random.default_rng(seed).permutation(np.flatnonzero(train))[:references]
+            began = time.process_time()
+            likeness = _likeness(sound, sound[chosen])
+            hour = (time.process_time() - began) * 3600 / (len(sound) * sound.shape[1] / 32_000)
+            for name, x in {**numbers, "motifs alone": likeness, **{f"{k} + motifs": np.concatenate([v, likeness], 1) for k, v in numbers.items()}}.items():
+                rows_of = pd.concat([base.reset_index(drop=True), pd.DataFrame(x).add_prefix("n")], axis=1)
+                for kind in classify.MODELS:
+                    learnt = classify.train(rows_of[train], species[train], Path(place) / "model", classify.ClassifyConfig(kind, seed=seed))
+                    said = learnt(rows_of[~train])[learnt.species].to_numpy().argmax(1)
+                    rows.append((f"species accuracy, {kind}", name, seed, float(np.mean(np.array(learnt.species)[said] == species[~train])), hour if "motifs" in name else np.nan))
+    return pd.DataFrame(rows, columns=["what", "features", "seed", "value", "per_hour"])
+
+def _likeness(sound: np.ndarray, references: np.ndarray, config: MotifConfig = classify.SEARCH) -> np.ndarray:
+    "The highest likeness of each clip to each reference clip, [clips, references]; the middle seven tenths of a second of a reference are laid over the clip."
+    cut = lambda wave: np.nan_to_num(features(wave, config))
+    middle = np.stack([cut(r)[:, 2:9] for r in references])
+    middle = (middle / np.maximum(np.linalg.norm(middle, axis=(1, 2), keepdims=True), 1e-9)).astype(np.float32)
+    return np.stack([classify.likeness(cut(wave), middle).max(0) for wave in sound])

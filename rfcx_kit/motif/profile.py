@@ -134,7 +134,8 @@ def recording_features(
 
 # %% ../../nbs/motif/40_profile.ipynb #9f7cf318
 ROWS, WIDTH = 4096, 512 # windows until the sums begin anew; diagonals that are walked together
-_fast = dict(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+_kept = "__file__" in globals() # compiled once and kept beside the module; in a notebook, each time
+_fast = dict(nogil=True, cache=_kept, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 @numba.njit(**_fast)
 def _products(a, i, b, j, out):
@@ -173,7 +174,7 @@ def _lower(distance, i, best, index):
         index[q] = i if less else index[q]
 
 # %% ../../nbs/motif/40_profile.ipynb #52f8a20c
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, cache=_kept)
 def _band(a, b, w, pa, sa, pb, sb, k0, k1, rows, best_a, index_a, best_b, index_b):
     "Walk down the diagonals k0 .. k1 - 1 (k = column - row), keeping the nearest of every row and of every column."
     na, nb, width = a.shape[1] - w + 1, b.shape[1] - w + 1, k1 - k0
