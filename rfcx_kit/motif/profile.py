@@ -210,7 +210,7 @@ def window_sums(
 def usable(
     x: np.ndarray, # [dimensions, frames]
     window: int, # frames
-    flat: float = 0.01, # a window that deviates from its mean by less than this share of its size is constant
+    flat: float = 1e-3, # a window that deviates from its mean by less than this share of its size is constant
 ) -> np.ndarray: # bool [windows]
     "Windows of finite numbers in which something happens."
     finite = np.isfinite(x).all(0)
