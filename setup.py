@@ -1,4 +1,4 @@
-"Packaging, from settings.ini: `pip install rfcx_kit`, `rfcx_kit[train]`, `[kaggle]`, `[dev]`."
+"Packaging, from settings.ini: `pip install rfcx_kit`, `rfcx_kit[train]`, `[motif]`, `[map]`, `[kaggle]`, `[dev]`."
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -9,7 +9,7 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 extras = {key.removesuffix("_requirements"): cfg[key].split() for key in cfg if key.endswith("_requirements")}
-extras["all"] = sorted({r for name in ("train", "kaggle") for r in extras[name]})
+extras["all"] = sorted({r for name in ("train", "kaggle", "motif") for r in extras[name]})
 
 setup(
     name=cfg["lib_name"],

@@ -1,0 +1,201 @@
+"The motif system: the published profile, planted calls, bad sound, and the command line from recordings to a submission."
+import numpy as np
+import pandas as pd
+import pytest
+
+from rfcx_kit.cli import main
+from rfcx_kit.labels.corpus import read_corpus
+from rfcx_kit.motif.mine import ProfileStore, candidates, consolidate, extract_clips
+from rfcx_kit.motif.profile import MotifConfig, matrix_profile, motifs
+from rfcx_kit.problems import Problems
+from rfcx_kit.sound.audio import read_audio, write_audio
+from rfcx_kit.sound.synth import synthesize
+
+RATE = 32_000
+MEL = MotifConfig("mel", mp_window=10, metric="shared")
+FLAGS = ["--feature", "mel", "--mp-window", "10", "--metric", "shared"]
+
+
+def test_octave_reference(real):
+    table = lambda name: np.loadtxt(real / f"simple/{name}.csv", delimiter=",")
+    whole, part = table("full.cens"), table("motif.cens.0")
+    made = matrix_profile(whole, 50)
+    assert np.abs(made.distance - table("full.cens.mp")).max() < 1e-9
+    assert np.array_equal(made.index + 1, table("full.cens.pi"))  # Octave counts from 1
+    joined = matrix_profile(whole, 10, part, workers=2)
+    assert np.abs(joined.distance - table("motif.cens.0.mp")).max() < 1e-9
+
+
+def test_sums_begin_anew():
+    "A profile longer than a tile of rows is as exact as a short one."
+    x = np.cumsum(np.random.default_rng(0).normal(size=(2, 6000)), 1)
+    made = matrix_profile(x, 40, workers=2)
+    for i in (0, 4095, 4096, 5960):
+        windows = np.lib.stride_tricks.sliding_window_view(x, 40, 1)
+        d = ((windows - windows[:, i : i + 1]) ** 2).sum((0, 2))
+        d[max(0, i - 20) : i + 21] = np.inf
+        assert abs(d.min() - made.distance[i]) < 1e-9 * max(1, d[np.isfinite(d)].max()) and d.argmin() == made.index[i]
+
+
+def test_stumpy_by_choice():
+    x = np.random.default_rng(1).normal(size=(3, 150))
+    x[:, 60:70] = np.nan
+    made = matrix_profile(x, 12, metric="znorm")
+    windows = np.lib.stride_tricks.sliding_window_view(x, 12, 1)
+    z = (windows - windows.mean(-1, keepdims=True)) / windows.std(-1, keepdims=True)
+    for i in (0, 30, 100, 138):
+        d = np.sqrt(((z - z[:, i : i + 1]) ** 2).sum(-1)).mean(0) ** 2
+        d[max(0, i - 3) : i + 4] = np.inf  # stumpy's own exclusion: a quarter of the window
+        assert abs(np.nanmin(d) - made.distance[i]) < 1e-6
+    assert not np.isfinite(made.distance[49:70]).any()
+    with pytest.raises(ValueError, match="znorm joins a recording with itself only"):
+        matrix_profile(x, 12, x, metric="znorm")
+
+
+def test_planted_pair(tmp_path):
+    "A call that is laid in twice is found within a frame, and the clips that are cut out there are that call."
+    rng = np.random.default_rng(4)
+    wave = 0.02 * rng.standard_normal(30 * RATE).astype("float32")
+    t = np.arange(RATE) / RATE
+    call = (0.3 * np.sin(2 * np.pi * (2000 * t + 1500 * t**2)) * np.hanning(RATE)).astype("float32")
+    for at in (6.0, 21.0):
+        wave[int(at * RATE) :][:RATE] += call
+    wave[10 * RATE : 13 * RATE] = 0
+    (tmp_path / "sound").mkdir()
+    write_audio(tmp_path / "sound/planted.wav", wave, RATE)
+    write_audio(tmp_path / "sound/short.wav", wave[: RATE // 2], RATE)
+    pd.DataFrame({"path": ["sound/planted.wav", "sound/short.wav"]}).to_csv(tmp_path / "manifest.csv", index=False)
+    corpus = read_corpus(tmp_path)
+    store = ProfileStore(tmp_path / "out", MEL)
+    store.build(corpus.recordings, workers=0)
+    table = consolidate(store, corpus)
+    assert set(table.recording_id) == {"planted"}  # half a second holds no window
+    best = table[(table.kind == "motif") & (table["rank"] == 0)]
+    ends = sorted(best.iloc[0][["t_min", "other_t_min"]])
+    assert abs(ends[0] - 6) <= 1 / MEL.rate + 1e-9 and abs(ends[1] - 21) <= 1 / MEL.rate + 1e-9
+    for column in ("t_min", "other_t_min"):
+        rows = best.assign(t_min=best[column], t_max=best[column] + 1)
+        clip = read_audio(tmp_path / column / extract_clips(rows, corpus.recordings, tmp_path / column).path[0])
+        lags = range(-3200, 3201, 8)
+        match = max(np.corrcoef(np.roll(clip, lag)[4000:-4000], call[4000:-4000])[0, 1] for lag in lags)
+        assert match > 0.95
+    profile = store.read("planted")
+    assert not np.isfinite(profile["distance"][100:129]).any() and len(profile["distance"]) == 301 - 9
+
+
+def test_bad_sound_is_the_same_report_for_any_workers(real, tmp_path):
+    files = sorted((real / "bad").iterdir())
+    pd.DataFrame({"path": [str(f) for f in files], "recording_id": [f"r{n}" for n in range(len(files))]}).to_csv(tmp_path / "m.csv", index=False)
+    recordings, reports = read_corpus(tmp_path / "m.csv").recordings, []
+    for workers in (0, 2):
+        problems = Problems()
+        ProfileStore(tmp_path / str(workers), MEL).build(recordings, workers, problems)
+        reports.append(problems.rows)
+    assert reports[0] == reports[1] and len(reports[0]) >= 6
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "A forest, its profiles and its table of motifs."
+    place = tmp_path_factory.mktemp("motif")
+    synthesize(place / "forest", train=14, test=3, seconds=10, tp_per_species=6)
+    assert main(["motif", "extract", str(place / "forest"), str(place / "out"), *FLAGS]) == 0
+    assert main(["motif", "consolidate", str(place / "forest"), str(place / "out"), *FLAGS]) == 0
+    return place
+
+
+def test_command_line(place, capsys):
+    def rfcx(*args):
+        assert main(["motif", *map(str, args)]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    forest, table = place / "forest", place / "out/motifs.parquet"
+    assert "0 made, 17 there before" in rfcx("extract", forest, place / "out", *FLAGS)
+    assert "clips, clips.parquet" in rfcx("extract-primary", forest, table, place / "primary")
+    assert rfcx("extract-top", forest, table, place / "top", "--top", 2) and len(read_corpus(place / "top").recordings) >= 34
+    assert "8 clips" in rfcx("sample", forest, table, place / "refs", "--k", 4)
+    assert "17 clips" in rfcx("track", forest, table, place / "track.wav", "--index", "discord_0")
+    assert "200 triplets" in rfcx("generate-triplets", forest, table, place / "t.parquet", "--samples", "2e2", "--seconds", 0.5)
+    assert "take 0.02 GB" in rfcx("extract-triplets", forest, place / "t.parquet", place / "shards", "--seconds", 0.5)
+    small = ["--trunk", "tilenet", "--dim", 8, "--batch-size", 2, "--batches", 2, "--rounds", 1, "--precision", "32-true"]
+    rfcx("embed", "fit", forest, place / "shards", place / "embed", *small)
+    model, points = place / "embed/model.pt", place / "points.parquet"
+    assert "tilenet" in rfcx("embed", "summary", model)
+    rfcx("embed", "transform", forest, model, points, "--window", 2)
+    assert len(pd.read_parquet(points)) == 17 * 5
+    rfcx("embed", "map", forest, points, place / "map.html", "--most", 5)
+    assert (place / "map.html").read_text().count("<circle") == 5
+    calls = pd.read_csv(forest / "truth_train.csv")
+    calls[calls.snr_db > 8].to_csv(place / "clear.csv", index=False)  # a forest is never silent: the clear calls
+    gate = ["--truth", place / "clear.csv"]
+    assert rfcx("nocall", "cv", points, forest, *gate, "--folds", 2).startswith("AUC ")
+    rfcx("nocall", "fit", points, forest, place / "gate.txt", *gate)
+    assert "85 windows" in rfcx("nocall", "predict", points, place / "gate.txt", place / "calls.parquet")
+    assert "clips of" in rfcx("classify", "prepare-dataset", forest, table, place / "clips", "--num-per-class", 3, "--seconds", 2)
+    for flags in ([], ["--refs", place / "refs"]):
+        rfcx("classify", "train", points, forest, place / "species", *flags)
+        rfcx("classify", "predict", points, forest, place / "species", place / "submission.csv", "--calls", place / "calls.parquet", *flags)
+        made = pd.read_csv(place / "submission.csv")
+        assert len(made) == 85 and made.row_id[0].endswith("_2") and made.iloc[:, 1:].to_numpy().max() <= 1
+    box = pd.read_csv(forest / "train_tp.csv").iloc[0]
+    call = [forest / f"train/{box.recording_id}.flac", box.t_min, box.t_max]
+    rfcx("search", forest, *call, "--out", place / "found.csv")
+    assert pd.read_csv(place / "found.csv").recording_id[0] == box.recording_id  # the call itself
+    assert "places in" in rfcx("search", forest, *call, "--out", place / "near.csv", "--model", model)
+    assert "candidates in" in rfcx("candidates", forest, place / "new.csv", "--least", 0.4)
+    assert set(pd.read_csv(place / "new.csv").source) <= {"motif"}
+
+
+def test_interrupted_training_goes_on(place):
+    from rfcx_kit.motif import embed
+    from rfcx_kit.motif.triplets import LiveTiles, TripletConfig, generate_triplets
+    from rfcx_kit.sound.mel import MelConfig
+
+    corpus, cut = read_corpus(place / "forest"), TripletConfig(seconds=0.5)
+    tiles = LiveTiles(generate_triplets(pd.read_parquet(place / "out/motifs.parquet"), corpus, 40, cut), corpus.recordings, cut)
+    config = embed.EmbedConfig("tilenet", 4, batch_size=2, batches=2, rounds=2, precision="32-true", mel=MelConfig(n_mels=16, hop_length=2048))
+    whole = embed.load_embedding(embed.fit(place / "whole", tiles, config))
+
+    class Stopped(LiveTiles):
+        left = 4 + 8 + 3  # batches of round 0, its validation, and into round 1
+
+        def __getitem__(self, i):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return super().__getitem__(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        embed.fit(place / "stopped", Stopped(tiles.triplets, corpus.recordings, cut), config)
+    assert (place / "stopped/last.ckpt").exists() and not (place / "stopped/model.pt").exists()
+    embed.load_embedding(place / "stopped/interrupted.pt")
+    again = embed.load_embedding(embed.fit(place / "stopped", tiles, config))
+    for a, b in zip(whole.parameters(), again.parameters()):
+        np.testing.assert_allclose(a.detach(), b.detach(), atol=1e-5)
+
+
+def test_candidates_never_meet_an_expert(place):
+    corpus = read_corpus(place / "forest").train
+    for row in candidates(corpus, elsewhere=True, least=0.4).itertuples():
+        own = corpus.annotations[(corpus.annotations.recording_id == row.recording_id) & (corpus.annotations.species_id == row.species_id)]
+        assert ((own.t_min >= row.t_max) | (own.t_max <= row.t_min)).all() and row.weight < 1
+
+
+def test_mistakes_are_one_sentence(place, capsys):
+    forest = str(place / "forest")
+    for args, said in (
+        (["motif", "extrakt"], "did you mean motif extract?"),
+        (["motif", "consolidate", forest, str(place / "nothing")], "run `rfcx motif extract`"),
+        (["motif", "track", forest, str(place / "out/motifs.parquet"), str(place / "t.wav"), "--index", "best"], "motif_0"),
+        (["motif", "embed", "summary", str(place / "forest/train_tp.csv")], "is no embedding"),
+        (["motif", "classify", "predict", str(place / "out/motifs.parquet"), forest, str(place), "x.csv"], "holds no classifier"),
+        (["motif", "nocall", "predict", str(place / "out/motifs.parquet"), str(place / "no.txt"), "x.csv"], "no such model"),
+        (["motif", "generate-triplets", forest, str(place / "no.parquet"), "x.parquet"], "no such table"),
+    ):
+        assert main(args) in (1, 2)
+        assert said in capsys.readouterr().err, args
+
+
+def test_silence_is_no_motif():
+    made = matrix_profile(np.full((12, 300), np.nan), 50)
+    assert motifs(made).empty and (made.index == -1).all()
