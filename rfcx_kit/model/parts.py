@@ -122,10 +122,14 @@ class ClipNet(nn.Module):
         self.config = c = config
         if c.head == "sed":
             self.sed = SED(SEDConfig(c.trunk, c.n_species, c.in_chans, c.pretrained, c.checkpoint, "attention", dropout=c.dropout, trunk_options=c.trunk_options))
-            self.trunk = self.sed.trunk
         else:
-            self.trunk = trunk(c.trunk, c.in_chans, c.pretrained, c.checkpoint, **c.trunk_options)
+            self.base = trunk(c.trunk, c.in_chans, c.pretrained, c.checkpoint, **c.trunk_options)
             self.head = GeMHead(self.trunk.num_features, c.n_species, c.dropout)
+
+    @property
+    def trunk(self) -> nn.Module:
+        "The trunk, whatever the head."
+        return self.sed.trunk if self.config.head == "sed" else self.base
 
     def forward(self,
         x: torch.Tensor, # standardised mel [batch, in_chans, mels, frames]; in training of `parts` equal pieces
