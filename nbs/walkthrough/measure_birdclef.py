@@ -26,7 +26,7 @@ from rfcx_kit.stages.crossval import ClipRecipe, clip_truth, open_cv, row_truth,
 from rfcx_kit.stages.detections import file_maximum, predict_rows, smooth_rows
 from rfcx_kit.stages.train import TrainConfig
 
-RATE, TRUNK = 16_000, "resnet10t"
+RATE, TRUNK = 16_000, "test_resnet.r160_in1k"
 
 
 def first_part(items, share=0.4):
@@ -137,7 +137,7 @@ def main():
     for name in ("field", "soundscapes", "out"):
         p.add_argument(f"--{name}", type=Path, required=True)
     p.add_argument("--seeds", type=int, default=2)
-    p.add_argument("--epochs", type=int, default=30)
+    p.add_argument("--epochs", type=int, default=24)
     p.add_argument("--recordings", type=int, default=60, help="soundscapes to score")
     a = p.parse_args()
     torch.set_num_threads(1)
