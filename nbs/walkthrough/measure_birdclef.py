@@ -87,9 +87,9 @@ def recipes(manifest: Path, out: Path, classes: list[str], epochs: int) -> dict:
 
     return {
         "plain clip classifier": one(),
-        "plain, mixup": one(mix=1.0, mix_p=0.5, smoothing=0.01),
-        "parts, no mixing": one(parts=5),
         "birdclef2021_2nd": one(parts=5, mix=1.0, mix_p=0.5, mix_parts=1.0, smoothing=0.01),
+        "parts, no mixing": one(parts=5),
+        "plain, mixup": one(mix=1.0, mix_p=0.5, smoothing=0.01),
         "birdclef2022_selective": one(parts=5, head="sed", loss="bce_focal_2way", smoothing=0.01, selective="two_loaders", scored=classes[::2]),
         "sound_classification": one(parts=5, activation="softmax", loss="cross_entropy", mix=1.0, mix_p=0.5),
         "birdclef2022_selective, split batch": one(parts=5, head="sed", loss="bce_focal_2way", smoothing=0.01, selective="split_batch", scored=classes[::2]),

@@ -91,13 +91,11 @@ def clip_folds(
     n_folds: int,
     seed: int = 0,
 ) -> pd.DataFrame: # recording_id, repeat (0), fold (-1: always trained on)
-    "The dataset's own folds, or new ones, stratified over main species and grouped; clips without a main species are trained on."
+    "The dataset's own folds, or new ones, grouped and stratified over main species; clips without a call are a class of their own."
     if "fold" in corpus.recordings and corpus.recordings.fold.notna().all(): return given_folds(corpus)
-    main = primary_species(corpus)
-    fold = class_folds(main.map(corpus.species.name), corpus.recordings.group[main.index], n_folds, seed)
-    folds = pd.DataFrame({"recording_id": corpus.recordings.index, "repeat": 0, "fold": fold.reindex(corpus.recordings.index, fill_value=-1).to_numpy()})
-    torn = folds.groupby(corpus.recordings.group.to_numpy()).fold.transform("nunique") > 1
-    folds.loc[torn.to_numpy(), "fold"] = -1 # a group some of whose clips have no main species
+    main = primary_species(corpus).map(corpus.species.name).reindex(corpus.recordings.index).fillna("(no call)")
+    fold = class_folds(main, corpus.recordings.group, n_folds, seed)
+    folds = pd.DataFrame({"recording_id": fold.index, "repeat": 0, "fold": fold.to_numpy()})
     check_folds(folds, corpus)
     return folds
 
