@@ -103,7 +103,7 @@ def lay_noise(
 
 # %% ../../nbs/stages/40_clips.ipynb #ea183041
 class WaveClips(Dataset):
-    "Crops of recordings for training: wave, value, weight, share, and which; a file that breaks comes with share 0 and its problem."
+    "Crops of recordings for training: wave, value, weight, share, and which; a file that breaks comes as silence of which nothing is known, with its problem."
     def __init__(self,
         corpus: Corpus, # recordings with sound
         order: list[str], # recordings in the order in which they are shown
@@ -128,7 +128,7 @@ class WaveClips(Dataset):
         try: wave = fill(read_audio(r["path"], self.sample_rate, start, self.seconds), samples, self.weak.short)
         except SoundProblem as error:
             p = error.problem
-            wave, share, problem = np.zeros(samples, np.float32), 0.0, (p.path, p.offset, p.reason)
+            wave, weight, share, problem = np.zeros(samples, np.float32), np.zeros_like(weight), 0.0, (p.path, p.offset, p.reason) # nothing is known of it
         if self.noise and rng.random() < self.weak.noise_p: wave = lay_noise(wave, self._noise(samples, rng), rng.uniform(*self.weak.noise_snr))
         return dict(wave=torch.from_numpy(np.ascontiguousarray(wave, np.float32)), value=value, weight=weight, share=np.float32(share), recording_id=recording_id, problem=problem)
 
@@ -221,13 +221,12 @@ class LitClips(LitSED):
         weight, share = batch["weight"], batch["share"]
         mix, shown = self.mixture(len(x), rng)
         if mix is not None:
-            mix = Mix(mix.partner.to(x.device), torch.where(share[mix.partner.to(x.device)] > 0, mix.share.to(x.device), 1.0)) # a broken file is no partner
             x, (value, weight), share = mix(x), mix.targets(value, weight), mix(share)
         x, value, weight, share = (t[:shown] for t in (x, value, weight, share))
         parts = self.net.parts
         within = draw_part_mix(len(x), parts, self.weak.mix_parts, rng) if self.weak.mix_parts and parts > 1 else None
         outputs = self.model(x.contiguous(memory_format=torch.channels_last), within)
-        loss = self.loss(outputs, value, (weight > 0).float() if not self.weak.rating else weight, share)
+        loss = self.loss(outputs, value, weight, share)
         if not torch.isfinite(loss): raise FloatingPointError(self.broken(loss, outputs["logit"], x, batch["recording_id"], step))
         self.losses.append(loss.detach())
         return loss

@@ -18,11 +18,12 @@ import pandas as pd
 from ..journal import whole
 from ..labels.birdclef import call_or_no_call, capped, primary_species, read_birdclef
 from ..labels.corpus import Corpus, merge_corpora, read_corpus
+from ..labels.folders import look
 from ..labels.folds import check_folds, class_folds, given_folds, held_out
 from ..labels.targets import recording_targets, window_targets
 from ..model.metrics import ap_per_class, aligned, auc_per_class, f1_per_class, lwlrap, macro_auc, macro_f1, padded_cmap
 from ..model.parts import ClipNetConfig
-from ..problems import MISSING, NO_SAMPLES, Problem, Problems
+from ..problems import NO_SAMPLES, Problem, Problems
 from ..sound.mel import MelConfig
 from .clips import LitClips, Sounds, WeakConfig
 from .dataset import ClipConfig
@@ -123,13 +124,14 @@ def open_cv(
     on_problem: str = "skip", # or "stop": at the first bad sound file
     progress: bool = True,
     say: Callable = print,
+    folder: str | Path | None = None, # the run's, where it has moved; default: the recipe's output
 ) -> ClipRun:
     "Read the dataset, leave out what has no sound, draw the folds; the same call continues a run."
     check_recipe(recipe)
-    folder, problems = Path(recipe.output), Problems(on_problem)
+    folder, problems = Path(folder or recipe.output), Problems(on_problem)
     corpus = read_clips(recipe)
     r = corpus.recordings
-    for path in r.path[(r.path != "") & (r.frames == 0)]: problems.add(Problem(path, 0.0, NO_SAMPLES if Path(path).exists() else MISSING))
+    for path in r.path[(r.path != "") & (r.frames == 0)]: problems.add(Problem(path, 0.0, look(path)[2] or NO_SAMPLES))
     here = corpus.subset(r.index[(r.path != "") & (r.frames > 0)])
     if not len(here.recordings): raise ValueError(f"{recipe.dataset}: none of its {len(r)} recordings has sound here")
     if len(here.recordings) < len(r): say(f"{len(r) - len(here.recordings)} of {len(r)} recordings have no sound here and are left out")
@@ -267,7 +269,7 @@ def reopen(folder: str | Path) -> ClipRun:
     import yaml
     path = Path(folder) / "recipe.yaml"
     if not path.exists() or "weak" not in (values := yaml.safe_load(path.read_text())): raise ValueError(f"{folder} is not a run of rfcx cv: it has no recipe of that kind")
-    return open_cv(_built(ClipRecipe, {**values, "output": str(folder)}), progress=False, say=lambda _: None)
+    return open_cv(_built(ClipRecipe, values), progress=False, say=lambda _: None, folder=folder)
 
 def _built(kind: type, values: dict):
     "A dataclass from nested values that it wrote itself."

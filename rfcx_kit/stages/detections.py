@@ -19,7 +19,7 @@ import torch
 from ..journal import Journal, fingerprint, whole
 from ..labels.corpus import annotation_table
 from ..labels.exchange import write_audacity, write_raven
-from ..problems import Problems, SoundProblem
+from ..problems import Problem, Problems, SoundProblem
 from ..sound.audio import open_audio, read_audio
 from ..sound.mel import standardise
 from .checkpoint import Trained, best_precision, load_model
@@ -127,6 +127,8 @@ def predict_rows(
     trained = [load_model(m, device) for m in models]
     if len({(str(m.mel), str(m.clip), row_seconds(m), *m.species) for m in trained}) > 1: raise ValueError("these models do not go together: they differ in mel, rows or species")
     todo = [f for f in files if f not in done]
+    for f in files: # what broke in the call before
+        if f in done and done.done[f]["problem"]: problems.add(Problem(*done.done[f]["problem"]))
     if say and todo: _tell_time(trained, todo, batch, precision, say)
     for path in todo:
         scores, problem = score_file(trained, path, batch, precision)
