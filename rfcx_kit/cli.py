@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from . import __version__
+from .classify import cv, evaluate, is_clip_run, make_dataset, predict_clips, recipe_kind
 from .problems import SoundProblem, extra
 
 # %% ../nbs/91_cli.ipynb #3ac2e527
@@ -128,8 +129,12 @@ def predict(
     workers: int = 2, # threads that decode
     precision: str = "auto", # auto, 32-true, bf16-mixed, 16-mixed
     on_problem: Literal["skip", "stop"] = "skip", # at a file that cannot be read
+    sample: str | None = None, # runs of rfcx cv: sample_submission.csv, whose rows and columns are asked for
+    tables: list[str] = (), # runs of rfcx cv: also detections for ["raven", "audacity", "kaleidoscope"], in the folder OUT.detections
+    threshold: float | None = None, # of detections; default: the recipe's, or .5
 ):
-    "Score recordings with the models of a run."
+    "Score recordings with the models of a run; a run of rfcx cv gives a row per five seconds."
+    if is_clip_run(run): return predict_clips(run, files, out, batch_size, precision, on_problem, sample, list(tables), threshold)
     import shutil
     from rfcx_kit.labels.corpus import read_corpus, read_files
     from rfcx_kit.problems import Problems
@@ -192,7 +197,7 @@ def bench(
     from rfcx_kit.stages.bench import measure
     measure(minutes, trunk, out)
 
-COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, bench)}
+COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, bench, make_dataset, cv, evaluate)}
 
 # %% ../nbs/91_cli.ipynb #4a10e140
 def comments(
@@ -263,10 +268,11 @@ def _call(command: str, args: list[str]):
     recipe = "changes" in inspect.signature(function).parameters
     changes: list[str] = []
     if recipe:
-        from rfcx_kit.recipe import Recipe, recipe_parser
-        args, changes = split_changes(args, set(Recipe.__dataclass_fields__))
+        from rfcx_kit.recipe import recipe_parser
+        kind = recipe_kind(command)
+        args, changes = split_changes(args, set(kind.__dataclass_fields__))
         if {"-h", "--help"} & set(args):
-            print(make_parser(command).format_help(), "\nAny value of the recipe:\n", recipe_parser().format_help().split("\n\n", 1)[-1])
+            print(make_parser(command).format_help(), "\nAny value of the recipe:\n", recipe_parser(kind=kind).format_help().split("\n\n", 1)[-1])
             return
     given = make_parser(command).parse_args([_flag(a) if a.startswith("--") else a for a in args]).as_dict()
     p = inspect.signature(function).parameters

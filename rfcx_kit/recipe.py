@@ -69,9 +69,11 @@ def build(
 # %% ../nbs/90_recipe.ipynb #cc780ea0
 RECIPES = Path(__file__).parent / "recipes" if "__file__" in globals() else Path("../rfcx_kit/recipes")
 
-def recipe_names() -> list[str]:
+def recipe_names(
+    of: str = "", # "": of rfcx run; "clips": of rfcx cv
+) -> list[str]:
     "The recipes that ship with the package."
-    return sorted(p.stem for p in RECIPES.glob("*.yaml"))
+    return sorted(p.stem for p in (RECIPES / of).glob("*.yaml"))
 
 def _merge(below: dict, above: dict) -> dict:
     "Nested dictionaries; where both speak, `above` wins."
@@ -85,8 +87,8 @@ def read_recipe(
     seen: tuple = (), # files on the way here
 ) -> dict: # nested values; only what the files name
     "A recipe's values, with those of the recipe it extends below them."
-    path = RECIPES / f"{name}.yaml" if str(name) in recipe_names() else Path(name)
-    if not path.is_file(): raise ValueError(f"no recipe {name!r}: give a YAML file or one of {', '.join(recipe_names())}")
+    path = {p.stem: p for p in RECIPES.rglob("*.yaml")}.get(str(name), Path(name))
+    if not path.is_file(): raise ValueError(f"no recipe {name!r}: give a YAML file or one of {', '.join(recipe_names() + recipe_names('clips'))}")
     if path in seen: raise ValueError(f"{path}: a recipe extends itself")
     try: values = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error: raise ValueError(f"{path}: {error}") from None
@@ -107,23 +109,25 @@ def _explain(parser, kind: type, path: str = ""):
 
 def recipe_parser(
     parser=None, # a jsonargparse.ArgumentParser to add to
+    kind: type = Recipe, # or another dataclass of settings: ClipRecipe
 ):
     "A parser that takes every value of a recipe: --stage1.lr 1e-3."
     parser = parser or extra("jsonargparse", "train").ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_class_arguments(Recipe, as_group=False)
-    _explain(parser, Recipe)
+    parser.add_class_arguments(kind, as_group=False)
+    _explain(parser, kind)
     return parser
 
 # %% ../nbs/90_recipe.ipynb #f990d31b
 def load_recipe(
     name: str | Path = "", # of the package, or a YAML file; empty: the defaults
     changes: list[str] = (), # as on the command line: ["--stage1.lr", "1e-3"]
+    kind: type = Recipe, # or ClipRecipe, for the recipes of rfcx cv
 ) -> Recipe:
     "A recipe with types checked; ValueError with the key and what it takes."
     values = read_recipe(name) if name else {}
-    build(Recipe, values) # unknown keys, by their nearest
-    parser = recipe_parser()
+    build(kind, values) # unknown keys, by their nearest
+    parser = recipe_parser(kind=kind)
     jsonargparse = extra("jsonargparse", "train")
     try: checked = parser.merge_config(parser.parse_args(list(changes), defaults=False), parser.parse_object(values))
     except (jsonargparse.ArgumentError, SystemExit) as error: raise ValueError(f"recipe {name}: {error}") from None
-    return build(Recipe, checked.as_dict())
+    return build(kind, checked.as_dict())

@@ -7,7 +7,7 @@ __all__ = ['ANNOTATION_COLUMNS', 'RECORDING_COLUMNS', 'TOO_SHORT', 'SLACK', 'HIG
            'EXPERTS', 'CONFLICTS', 'RFCX_COLUMNS', 'Corpus', 'annotation_table', 'species_table', 'recording_table',
            'Fault', 'TableError', 'RawTable', 'Table', 'check_boxes', 'sound_headers', 'conflicts', 'decide_conflicts',
            'read_rfcx', 'read_truth', 'read_manifest', 'read_corpus', 'read_files', 'summary', 'per_species',
-           'plot_summary', 'songtypes', 'merge_songtypes']
+           'plot_summary', 'songtypes', 'merge_songtypes', 'merge_corpora']
 
 # %% ../../nbs/labels/01_corpus.ipynb #a1f2697d
 import csv, io, os, warnings
@@ -223,7 +223,7 @@ def check_boxes(
     table.refuse("species_id", (b.species_id < 0) | (b.species_id >= n_species),
                  lambda i: f"{b.species_id.iloc[i]:g} is out of range, 0 to {n_species - 1}")
     if "presence" in b: table.refuse("presence", (b.presence < 0) | (b.presence > 1), lambda i: f"{b.presence.iloc[i]:g} is not between 0 and 1")
-    if "weight" in b: table.refuse("weight", (b.weight <= 0) | (b.weight > 1), lambda i: f"{b.weight.iloc[i]:g} is not above 0 and at most 1")
+    if "weight" in b: table.refuse("weight", (b.weight < 0) | (b.weight > 1), lambda i: f"{b.weight.iloc[i]:g} is not between 0 (unknown) and 1")
     if recordings is not None:
         own = recordings.reindex(b.recording_id)
         seconds, top = own.seconds.to_numpy(), own.sample_rate.replace(0, np.nan).to_numpy() / 2
@@ -405,7 +405,7 @@ def _manifest_recordings(table: Table, folder: Path) -> tuple[pd.Series, pd.Data
         "recording_id": ids, "path": path.map(lambda p: str((folder / p).absolute()) if p else "").astype("str"), "split": split,
         "group": group.where(group != "", ids), "complete": complete.isin(["true", "1", "yes"]),
         "frames": said["frames"], "sample_rate": said[rate]})
-    if "fold" in table.cells: rows["fold"] = table.number("fold", -1, integer=True)
+    if "fold" in table.cells: rows["fold"] = table.number("fold", np.nan, integer=True) # -1: always trained on; empty: none
     for c in rows.columns.drop("recording_id"):
         first = rows.groupby("recording_id")[c].transform("first")
         table.refuse(c if c in table.cells else rate, (rows[c] != first) & rows[c].notna(), lambda i: f"differs from the first row of recording {ids.iloc[i]}"
@@ -459,7 +459,7 @@ def read_manifest(
     rows["frames"], rows["sample_rate"] = rows.frames.where(told, heads.frames), rows.sample_rate.where(told, heads.sample_rate)
     rows["seconds"] = (rows.frames / rows.sample_rate.where(told, 1)).where(told, heads.seconds)
     boxes = _manifest_boxes(table, ids, species, rows.set_index("recording_id").seconds)
-    recordings = recording_table(rows.fillna({"frames": 0, "sample_rate": 0, "fold": -1}))
+    recordings = recording_table(rows.fillna({"frames": 0, "sample_rate": 0}))
     check_boxes(table, boxes, max(len(names), 1), recordings)
     if faults := _without_repeats(table.faults, duplicates): raise TableError(faults)
     annotations = annotation_table(boxes[species.notna()].drop_duplicates())
@@ -594,3 +594,23 @@ def merge_songtypes(
     if not isinstance(scores, pd.DataFrame): return merged
     named = species.merged_name.groupby(into).first() if list(scores.columns) == list(species.name) else range(into.max() + 1)
     return pd.DataFrame(merged, index=scores.index, columns=list(named))
+
+# %% ../../nbs/labels/01_corpus.ipynb #f8f22972
+def merge_corpora(
+    *corpora: Corpus,
+    names: Iterable[str] | None = None, # the species to keep, in this order; None: all, sorted
+) -> Corpus:
+    "One corpus of several: species by name, a recording once; what is left out is said in a warning."
+    names = sorted({n for c in corpora for n in c.species.name}) if names is None else list(names)
+    number = {n: k for k, n in enumerate(names)}
+    recordings = pd.concat([c.recordings for c in corpora])
+    notes = pd.concat([c.annotations.assign(species_id=c.annotations.species_id.map(c.species.name).map(number), corpus=k) for k, c in enumerate(corpora)], ignore_index=True)
+    owner = pd.Series(np.repeat(range(len(corpora)), [len(c.recordings) for c in corpora]), recordings.index)
+    again, other = recordings.index.duplicated(), notes.species_id.isna()
+    if again.any(): warnings.warn(f"{again.sum()} recordings stand in more than one corpus and count once, as the first has them: {', '.join(recordings.index[again][:5])}")
+    if other.any(): warnings.warn(f"{other.sum()} annotations of species that are not asked for are left out")
+    own = notes.corpus == notes.recording_id.map(owner[~owner.index.duplicated()])
+    details = pd.concat([c.species.set_index("name") for c in corpora])
+    details = details[~details.index.duplicated()].reindex(names)
+    species = species_table(names).join(details, on="name")
+    return Corpus(recordings[~again], annotation_table(notes[own & ~other].drop(columns="corpus")), species)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'pool', 'terms', 'fill_unknown', 'total', 'average', 'masked_sum', 'masked_mean', 'bce', 'masked_focal',
-           'masked_frame', 'LossConfig', 'make_loss']
+           'masked_frame', 'focal_terms', 'bce_focal', 'bce_focal_2way', 'bce_focal_2way_published', 'cross_entropy',
+           'LossConfig', 'make_loss']
 
 # %% ../../nbs/model/22_losses.ipynb #7e174e88
 from collections.abc import Callable
@@ -139,12 +140,63 @@ def masked_frame(outputs: dict, value: torch.Tensor, weight: torch.Tensor, share
     return average(terms(logit, value, gamma, positive_weight), weight, share)
 
 # %% ../../nbs/model/22_losses.ipynb #962b80ae
-LOSSES: dict[str, Callable] = {f.__name__: f for f in (bce, masked_sum, masked_mean, masked_focal, masked_frame)}
+def focal_terms(
+    logit: torch.Tensor, # any shape
+    value: torch.Tensor, # same shape, in [0, 1]
+    alpha: float = 0.25, # factor of the present part
+    gamma: float = 2.0, # focus
+) -> torch.Tensor: # float32, same shape
+    "BCEFocalLoss of each entry, as in the public BirdCLEF notebooks: (y alpha (1-p)^gamma + (1-y) p^gamma) BCE(p, y)."
+    logit, value = logit.float(), value.float()
+    p = logit.sigmoid()
+    return (value * alpha * (1 - p) ** gamma + (1 - value) * p ** gamma) * terms(logit, value)
+
+def bce_focal(outputs: dict, value: torch.Tensor, weight: torch.Tensor, share: torch.Tensor | None = None,
+    unknown: str | float = "ignore", # what unknown entries stand for
+    unknown_weight: float = 1.0, # and their weight
+) -> torch.Tensor: # a number
+    "BCEFocalLoss: the mean of `focal_terms` of the clip logit over the known classes."
+    logit, value, weight = _clip(outputs, value, weight)
+    value, weight = fill_unknown(value, weight, unknown, unknown_weight)
+    return average(focal_terms(logit, value), weight, share)
+
+def bce_focal_2way(outputs: dict, value: torch.Tensor, weight: torch.Tensor, share: torch.Tensor | None = None,
+    unknown: str | float = "ignore", # what unknown entries stand for
+    unknown_weight: float = 1.0, # and their weight
+) -> torch.Tensor: # a number
+    "The true two-way focal loss: `bce_focal` of the clip logit plus that of the highest frame-wise logit."
+    frames = {"logit": outputs["framewise_logit"].amax(-1)}
+    return sum(bce_focal(o, value, weight, share, unknown, unknown_weight) for o in (outputs, frames))
+
+def bce_focal_2way_published(outputs: dict, value: torch.Tensor, weight: torch.Tensor, share: torch.Tensor | None = None,
+    unknown: str | float = "ignore", # what unknown entries stand for
+    unknown_weight: float = 1.0, # and their weight
+) -> torch.Tensor: # a number
+    "BCEFocal2WayLoss as its 2022 code has it: the frame-wise term is off, `bce_focal` is left."
+    return bce_focal(outputs, value, weight, share, unknown, unknown_weight)
+
+def cross_entropy(outputs: dict, value: torch.Tensor, weight: torch.Tensor, share: torch.Tensor | None = None,
+    unknown: str | float = "ignore", # "ignore": an unknown class does not compete; "absent": it does
+    unknown_weight: float = 1.0, # not used: a class competes or does not
+) -> torch.Tensor: # a number
+    "Softmax cross-entropy of the clip logit, for clips with one class; targets are scaled to sum to 1, the mean over clips by their share."
+    logit, value, weight = _clip(outputs, value, weight)
+    known = (weight > 0) | (unknown != "ignore")
+    value = value.float() * (weight > 0)
+    target = value / value.sum(-1, keepdim=True).clamp(min=1e-12)
+    logp = logit.float().masked_fill(~known, float("-inf")).log_softmax(-1)
+    each = -torch.where(target > 0, target * logp, torch.zeros_like(logp)).sum(-1)
+    there = (value.sum(-1) > 0) * (torch.ones_like(each) if share is None else share.to(each))
+    return (torch.where(there > 0, each, torch.zeros_like(each)) * there).sum() / (there.sum() + (there.sum() == 0))
+
+# %% ../../nbs/model/22_losses.ipynb #0f534744
+LOSSES: dict[str, Callable] = {f.__name__: f for f in (bce, masked_sum, masked_mean, masked_focal, masked_frame,
+                                                                    bce_focal, bce_focal_2way, bce_focal_2way_published, cross_entropy)}
 
 @dataclass
 class LossConfig:
     "Which loss, and what the unknown stands for."
-    name: str = "masked_mean" # bce, masked_sum (as published), masked_mean, masked_focal, masked_frame
+    name: str = "masked_mean" # bce, masked_sum (as published), masked_mean, masked_focal, masked_frame; for weak clips bce_focal, bce_focal_2way, bce_focal_2way_published, cross_entropy
     unknown: str | float = "ignore" # "ignore", "absent", or a value in [0, 1] such as .45
     unknown_weight: float = 1.0 # weight of unknown entries where they are not ignored
     gamma: float = 2.0 # focus of masked_focal

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['aligned', 'lwlrap', 'lwlrap_per_class', 'prior_weighted_lwlrap', 'box_scores', 'auc_per_species', 'known_auc',
-           'precision_recall']
+           'precision_recall', 'macro_f1', 'f1_per_class', 'ap_per_class', 'padded_cmap', 'auc_per_class', 'macro_auc']
 
 # %% ../../nbs/model/24_metrics.ipynb #4bc9d584
 import numpy as np
@@ -164,3 +164,70 @@ def precision_recall(
     precision, recall, occurs = right / np.maximum(detected, 1), right / np.maximum(there, 1), there > 0
     return {"precision_micro": float(right.sum() / max(detected.sum(), 1)), "recall_micro": float(right.sum() / there.sum()),
             "precision_macro": float(precision[occurs].mean()), "recall_macro": float(recall[occurs].mean())}
+
+# %% ../../nbs/model/24_metrics.ipynb #3826233f
+def macro_f1(
+    truth, # [rows, classes] of 0 and 1
+    scores, # [rows, classes]
+    threshold=0.5, # a score of at least this counts as detected: one number, one a class, or "argmax": each row's highest class alone
+) -> float: # 0..1
+    "F1, the mean over the classes that occur."
+    return float(_mean(f1_per_class(truth, scores, threshold)))
+
+def f1_per_class(
+    truth, # [rows, classes] of 0 and 1
+    scores, # [rows, classes]
+    threshold=0.5, # see `macro_f1`
+) -> np.ndarray: # [classes]; NaN where a class does not occur
+    "F1 of each class: 2 hits / (detected + present)."
+    truth, scores = aligned(truth, scores)
+    if isinstance(threshold, str) and threshold != "argmax": raise ValueError(f"threshold is {threshold!r}; it takes a number, one a class, or 'argmax'")
+    found = np.arange(scores.shape[1]) == scores.argmax(1)[:, None] if isinstance(threshold, str) else scores >= np.asarray(threshold)
+    there = truth.sum(0)
+    return np.where(there > 0, 2 * (truth & found).sum(0) / np.maximum(there + found.sum(0), 1), np.nan)
+
+def _mean(per_class: np.ndarray) -> float:
+    "The mean over the classes that have a value; an error where none has."
+    if np.isnan(per_class).all(): raise ValueError("no class has a positive (and a negative) row: the metric is undefined; are these the right rows?")
+    return float(np.nanmean(per_class))
+
+# %% ../../nbs/model/24_metrics.ipynb #d846a3b3
+def ap_per_class(
+    truth, # [rows, classes] of 0 and 1
+    scores, # [rows, classes]
+    padding: int = 0, # rows of ones added to truth and scores
+) -> np.ndarray: # [classes]; NaN where a class does not occur
+    "Average precision of each class: the mean over its positives of the precision at their score, ties together."
+    truth, scores = aligned(truth, scores)
+    ones = np.ones((padding, truth.shape[1]))
+    truth, scores = np.concatenate([truth, ones > 0]), np.concatenate([scores, ones])
+    out = np.full(truth.shape[1], np.nan)
+    for c in np.flatnonzero(truth.any(0)):
+        yes, all_scores = np.sort(scores[truth[:, c], c]), np.sort(scores[:, c])
+        hits = len(yes) - np.searchsorted(yes, yes, "left")
+        out[c] = (hits / (len(all_scores) - np.searchsorted(all_scores, yes, "left"))).mean()
+    return out
+
+def padded_cmap(
+    truth, # [rows, classes] of 0 and 1
+    scores, # [rows, classes], in [0, 1]
+    padding: int = 5, # rows of ones added to truth and scores
+) -> float: # 0..1
+    "The score of BirdCLEF 2023: average precision, mean over all classes, after padding."
+    return _mean(ap_per_class(truth, scores, padding))
+
+def auc_per_class(
+    truth, # [rows, classes] of 0 and 1
+    scores, # [rows, classes]
+) -> np.ndarray: # [classes]; NaN where a class has no positive or no negative row
+    "ROC-AUC of each class: the chance that a positive row scores above a negative one; ties count half."
+    truth, scores = aligned(truth, scores)
+    parts = [auc_per_species(t.astype(int), np.zeros(len(t), int), s).get(0, np.nan) for t, s in zip(truth.T, scores.T)]
+    return np.array(parts, float)
+
+def macro_auc(
+    truth, # [rows, classes] of 0 and 1
+    scores, # [rows, classes]
+) -> float: # 0..1, .5 is chance
+    "The score of BirdCLEF 2024 to 2026: ROC-AUC, the mean over the classes that have positives."
+    return _mean(auc_per_class(truth, scores))

@@ -24,7 +24,7 @@ from ..model.mixing import draw_mix, mixed_loss
 from ..model.sed import SED, SEDConfig # before lightning: it lets torchvision import everywhere
 from ..sound.augment import generator
 from ..sound.mel import MelConfig
-from .checkpoint import Trained, best_precision, load_model, save_model
+from .checkpoint import Trained, best_precision, load_model, make_net, save_model
 from .dataset import AugmentConfig, ClipConfig, ClipDataset, RecordingDataset, SampleConfig, plan_epoch
 
 try: import lightning.pytorch as L
@@ -230,16 +230,17 @@ def train_model(
     progress: bool = False, # a bar on the terminal
     name: str = "train", # what the bar says
     line: int = 0, # and where it is, counted from the first
+    lit: type | None = None, # the module that trains it; default LitSED
 ) -> Path: # the model.pt
     "Train a network, or go on where a killed training was; nothing to do where model.pt stands."
     folder = Path(folder)
     if (folder / "model.pt").exists(): return folder / "model.pt"
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    net = load_model(init).model if init else SED(model)
+    net = load_model(init).model if init else make_net(model)
     if valid is not None and not len(valid.annotations.query("presence > 0.5")): valid = None # nothing to score by
     validated = valid is not None and config.validate_every > 0
-    lit = LitSED(net.to(memory_format=torch.channels_last).train(), store, train, valid if validated else None, clip, config, seed)
+    lit = (lit or LitSED)(net.to(memory_format=torch.channels_last).train(), store, train, valid if validated else None, clip, config, seed)
     trainer = _trainer(folder, config, validated, [Bar(name, line)] if progress else [])
     _fit(trainer, lit, folder / "last.ckpt")
     if config.keep == "best" and (folder / "best.ckpt").exists():

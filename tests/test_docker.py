@@ -1,0 +1,53 @@
+"The container, checked without an engine: its files are there, its steps are the Makefile's, its compose file is valid."
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from rfcx_kit.cli import COMMANDS
+
+
+def lines():
+    "The Dockerfile's instructions."
+    text = (ROOT / "Dockerfile").read_text()
+    return [tuple(line.split(None, 1)) for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_dockerfile_copies_what_is_there_and_runs_the_makefile():
+    copied = [name for what, rest in lines() if what == "COPY" for name in rest.split()[:-1]]
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert copied and all((ROOT / name).exists() for name in copied) and set(copied) == kept
+    made = [re.fullmatch(r"make (\w+)", rest) for what, rest in lines() if what == "RUN" and not rest.startswith("apt-get")]
+    assert made and all(m and re.search(rf"^{m[1]}:.*##", (ROOT / "Makefile").read_text(), re.M) for m in made)
+    needs = re.search(r"^\$\(READY\): (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    assert set(needs) <= set(copied)
+
+
+def test_compose_services():
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    assert set(services) == {f"{n}{k}" for n in ("train", "predict", "lab") for k in ("", "-cuda")}
+    for name, service in services.items():
+        assert service["user"] == "${USER_ID:-1000}:${GROUP_ID:-1000}" and any(v.endswith(":/output") for v in service["volumes"])
+        assert service["image"].endswith("cuda" if name.endswith("cuda") else "cpu")
+        if "lab" not in name:
+            assert service["command"][0] in COMMANDS
+    assert services["lab"]["ports"] == ["127.0.0.1:8888:8888"] and "deploy" in services["train-cuda"] and "deploy" not in services["train"]
+
+
+def test_compose_file_is_valid():
+    if importlib.util.find_spec("check_jsonschema") is None:
+        pytest.skip("check-jsonschema is not installed")
+    done = subprocess.run([sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(ROOT / "compose.yaml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_dockerfile_is_clean():
+    if shutil.which("hadolint") is None:
+        pytest.skip("hadolint is not installed")
+    done = subprocess.run(["hadolint", str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
