@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'CLIPS', 'ClipConfig', 'place_windows', 'centre_windows', 'random_windows', 'exact_windows', 'SampleConfig',
-           'draw', 'plan_epoch', 'cut_window', 'padded', 'Clips', 'cell_boxes', 'SoundClips', 'AugmentConfig',
-           'augment_picture', 'ClipDataset', 'RecordingDataset']
+           'draw', 'plan_epoch', 'agreeing', 'cut_window', 'padded', 'Clips', 'cell_boxes', 'SoundClips',
+           'AugmentConfig', 'augment_picture', 'ClipDataset', 'RecordingDataset']
 
 # %% ../../nbs/stages/30_dataset.ipynb #66006db7
 from collections.abc import Callable
@@ -156,6 +156,17 @@ def plan_epoch(
         parts.append(pd.DataFrame(dict(recording_id=some.index, start=start, stop=start + clip.window, why="anywhere")))
     plan = pd.concat(parts, ignore_index=True)
     return plan.iloc[rng.permutation(len(plan))].reset_index(drop=True)
+
+# %% ../../nbs/stages/30_dataset.ipynb #8b11b528
+def agreeing(
+    annotations: pd.DataFrame,
+    boxes: pd.Series, # highest score in each box, by models that have not seen it; by the annotation's row number
+    below: float, # refused boxes that score less are kept
+) -> pd.DataFrame: # the annotations without the refused boxes that are in doubt
+    "Refused boxes only where a trained model agrees with them."
+    refused = annotations.source.isin(EXPERTS) & (annotations.presence <= 0.5)
+    doubted = refused & (boxes.reindex(annotations.index) >= below)
+    return annotations[~doubted]
 
 # %% ../../nbs/stages/30_dataset.ipynb #7ad8b727
 def cut_window(
