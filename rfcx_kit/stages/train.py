@@ -20,7 +20,7 @@ from ..labels.corpus import Corpus
 from ..labels.targets import recording_targets
 from ..model.losses import LossConfig, make_loss
 from ..model.metrics import lwlrap
-from ..model.mixing import draw_mix, mixed_loss
+from ..model.mixing import MIXES, draw_mix, mixed_loss
 from ..model.sed import SED, SEDConfig # before lightning: it lets torchvision import everywhere
 from ..sound.augment import generator
 from ..sound.mel import MelConfig
@@ -48,6 +48,9 @@ class TrainConfig:
     step_size: int = 5 # step: epochs between cuts to a third; plateau: validations to wait before one
     clip_norm: float = 0.0 # longest gradient; 0: any
     mixup: float = 0.0 # alpha of mixup at the last layer, Beta(alpha, alpha); 0: none
+    mix_batch: str = "" # mixing of images, before the network: mixup, hard_mixup, cutmix, cutmix_apart, specmix, fmix; empty: none
+    mix_alpha: float = 1.0 # its Beta(alpha, alpha)
+    mix_share: float = 0.5 # of the batches that are mixed
     precision: str = "auto" # "auto": bf16 where the machine has it; else Lightning's names: 32-true, bf16-mixed, 16-mixed
     validate_every: int = 1 # epochs; 0: never
     patience: int = 0 # validations without a better one before it stops; 0: it does not stop early
@@ -58,6 +61,9 @@ class TrainConfig:
     sample: SampleConfig = field(default_factory=SampleConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self):
+        if self.mix_batch and self.mix_batch not in MIXES: raise ValueError(f"mix_batch: {self.mix_batch!r} is no way to mix; there are {', '.join(MIXES)}")
 
 # %% ../../nbs/stages/32_train.ipynb #c4c14e35
 def make_optimizer(parameters, config: TrainConfig) -> torch.optim.Optimizer:
@@ -122,6 +128,7 @@ class LitSED(L.LightningModule):
         x, value, weight = batch
         rng = generator(self.seed, self.current_epoch, PLAN - 1 - step)
         torch.manual_seed(int(rng.integers(2**31))) # dropout, the same after a resume
+        if self.cfg.mix_batch and rng.random() < self.cfg.mix_share: x, value, weight = MIXES[self.cfg.mix_batch](x, value, weight, self.cfg.mix_alpha, rng)
         x = x.contiguous(memory_format=torch.channels_last)
         if self.cfg.mixup:
             mix = draw_mix(len(x), self.cfg.mixup, rng)
