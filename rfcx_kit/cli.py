@@ -153,15 +153,18 @@ def score(
     truth: str | None = None, # the complete truth, a CSV of boxes such as truth_test.csv
     corpus: str | None = None, # or a corpus: the readings by its confirmed labels
     species: bool = False, # a line per species
+    public_share: float | None = None, # .21, say: how far would a public leaderboard of this share of the test half lead astray?
+    public_size: int = 418, # and of so many recordings
 ):
     "What a table of scores is worth: LWLRAP against the truth, or by the labels that are there."
     import pandas as pd
     from rfcx_kit.labels.corpus import read_corpus, read_truth
-    from rfcx_kit.stages.score import read_scores, readings, score_species
+    from rfcx_kit.stages.score import describe_spread, leaderboard_spread, read_scores, readings, score_species
     if bool(truth) == bool(corpus): raise ValueError("give --truth or --corpus")
     table = read_scores(scores)
     labels = read_truth(truth, table.shape[1]) if truth else read_corpus(corpus).annotations
     for name, value in readings(table, labels).items(): print(f"{name:12} {value:.4f}" if isinstance(value, float) else f"{name:12} {value}")
+    if public_share: print("\n".join(describe_spread(leaderboard_spread(table, labels, public_size, public_share))))
     if species: print(score_species(table, labels, list(table.columns)).to_string(float_format="%.3f"))
 
 def check_submission(
