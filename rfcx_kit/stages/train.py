@@ -22,6 +22,7 @@ from ..model.losses import LossConfig, make_loss
 from ..model.metrics import lwlrap
 from ..model.mixing import MIXES, draw_mix, mixed_loss
 from ..model.sed import SED, SEDConfig # before lightning: it lets torchvision import everywhere
+from ..problems import extra
 from ..sound.augment import generator
 from ..sound.mel import MelConfig
 from .checkpoint import Trained, best_precision, load_model, save_model
@@ -56,6 +57,7 @@ class TrainConfig:
     patience: int = 0 # validations without a better one before it stops; 0: it does not stop early
     keep: str = "last" # which weights make the model: "last" or "best" (by validation LWLRAP)
     tensorboard: bool = False # logs for TensorBoard beside metrics.csv
+    mlflow: str = "" # logs for MLflow as well: where, a folder's URI or a server's; empty: none
     workers: int = 0 # processes that cut clips
     trainer: dict = field(default_factory=dict) # further arguments of lightning's Trainer: devices, strategy, ...
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -83,7 +85,7 @@ def make_schedule(
     kinds = dict(
         constant=lambda: s.ConstantLR(optimizer, factor=1.0),
         cosine=lambda: s.CosineAnnealingLR(optimizer, T_max=period),
-        onecycle=lambda: s.OneCycleLR(optimizer, max_lr=config.lr, total_steps=total + 1, pct_start=0.1, cycle_momentum=False),
+        onecycle=lambda: s.OneCycleLR(optimizer, max_lr=config.lr, total_steps=total + 1, pct_start=max(0.1, 2 / (total + 1)), cycle_momentum=False),
         step=lambda: s.StepLR(optimizer, step_size=max(1, config.step_size * steps), gamma=1 / 3),
         plateau=lambda: s.ReduceLROnPlateau(optimizer, mode="max", factor=1 / 3, patience=config.step_size),
     )
@@ -168,6 +170,7 @@ class Metrics(L.Callback):
         module.losses.clear()
         score = trainer.callback_metrics.get("lwlrap")
         rate = trainer.optimizers[0].param_groups[0]["lr"]
+        for logger in trainer.loggers: logger.log_metrics(dict(loss=loss, lr=rate), step=trainer.global_step)
         rows.append(dict(epoch=trainer.current_epoch, loss=f"{loss:.6g}", lr=f"{rate:.6g}", lwlrap="" if score is None else f"{score:.6f}"))
         with whole(self.path) as tmp, tmp.open("w", newline="") as f:
             writer = csv.DictWriter(f, self.columns)
@@ -200,13 +203,20 @@ def _callbacks(folder: Path, config: TrainConfig, validated: bool) -> list:
         if config.patience: calls.append(L.callbacks.EarlyStopping("lwlrap", mode="max", patience=config.patience))
     return calls
 
+def _loggers(folder: Path, config: TrainConfig) -> list:
+    "TensorBoard and MLflow, as far as they are asked for; metrics.csv is always written."
+    loggers = [L.loggers.TensorBoardLogger(folder, name="", version="tensorboard")] if config.tensorboard else []
+    if config.mlflow:
+        extra("mlflow", "mlflow")
+        loggers.append(L.loggers.MLFlowLogger("rfcx_kit", "/".join(folder.parts[-3:]), config.mlflow))
+    return loggers
+
 def _trainer(folder: Path, config: TrainConfig, validated: bool, bar: str | None) -> L.Trainer:
-    logger = L.loggers.TensorBoardLogger(folder, name="", version="tensorboard") if config.tensorboard else False
     validating = dict(check_val_every_n_epoch=config.validate_every) if validated else dict(limit_val_batches=0)
     standard = dict(
         max_epochs=config.epochs, precision=best_precision(config.precision), accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.clip_norm or None, reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0,
-        logger=logger, callbacks=_callbacks(folder, config, validated) + ([Bar(bar)] if bar else []), enable_model_summary=False,
+        logger=_loggers(folder, config), callbacks=_callbacks(folder, config, validated) + ([Bar(bar)] if bar else []), enable_model_summary=False,
         enable_progress_bar=False, default_root_dir=folder, log_every_n_steps=10, **validating)
     more = dict(config.trainer)
     standard["callbacks"] += more.pop("callbacks", [])
