@@ -37,16 +37,19 @@ def prepare(
     out: str, # where the converted corpus goes
     *,
     to: Literal["flac", "wav", "mel"] = "flac", # sound at the sample rate, or log-mels
+    cut: Literal["all", "both", "confirmed", "refused"] | None = None, # parts instead of whole recordings: all, side by side, or around boxes of either kind
+    seconds: float = 10.0, # of a part
     sample_rate: int = 32_000, # Hz
     workers: int = 2, # threads
     on_problem: Literal["skip", "stop"] = "skip", # at a file that cannot be read
 ):
-    "Convert a corpus once: to FLAC or WAV of one sample rate, or to mels."
+    "Convert a corpus once: to FLAC or WAV of one sample rate, or to mels; whole, or cut into parts."
     from rfcx_kit.labels.corpus import read_corpus
     from rfcx_kit.problems import Problems
-    from rfcx_kit.sound import store
-    problems = Problems(on_problem)
-    store.prepare(read_corpus(corpus), out, to=to, sample_rate=sample_rate, workers=workers, problems=problems)
+    from rfcx_kit.sound import cut as parts, store
+    problems, how = Problems(on_problem), dict(to=to, sample_rate=sample_rate, workers=workers)
+    if cut: parts.prepare_cut(read_corpus(corpus), out, cut, seconds, problems=problems, **how)
+    else: store.prepare(read_corpus(corpus), out, problems=problems, **how)
     problems.save(Path(out) / "problems.csv")
     print(f"{out}: done; {len(problems.rows)} files could not be read" + (f", see {Path(out) / 'problems.csv'}" if problems.rows else ""))
 
