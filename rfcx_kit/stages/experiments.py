@@ -83,7 +83,7 @@ def grid_rows(
         keys.append(key.removeprefix("--"))
         choices.append([_number(yaml.safe_load(v)) for v in values.split(",")])
     rows = [dict(zip(keys, row)) for row in itertools.product(*choices)]
-    return {",".join(f"{k.split('.')[-1]}={v}" for k, v in row.items()): nested(row) for row in rows}
+    return {",".join(f"{k.split('.')[-1]}={v}" for k, v in row.items()).replace("/", "-"): nested(row) for row in rows}
 
 def _number(value):
     "YAML takes 1e-3 for a word."
@@ -95,7 +95,7 @@ def read_rows(
 ) -> dict[str, dict]: # name -> nested changes
     "The trials of a file."
     rows = yaml.safe_load(Path(path).read_text())
-    if not isinstance(rows, dict) or not all(isinstance(v, dict | None) for v in rows.values()): raise ValueError(f"{path}: a sweep is a mapping of names to changes, such as  fast: {{stage1: {{lr: 3.0e-3}}}}")
+    if not rows or not isinstance(rows, dict) or not all(isinstance(v, dict | None) for v in rows.values()): raise ValueError(f"{path}: a sweep is a mapping of names to changes, such as  fast: {{stage1: {{lr: 3.0e-3}}}}")
     return {str(name).replace("/", "-"): changes or {} for name, changes in rows.items()}
 
 def row_recipe(
