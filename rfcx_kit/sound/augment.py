@@ -146,6 +146,7 @@ class AddBandNoise(_Own):
         level = np.sqrt(power) * 10 ** (-np.random.uniform(*self.snr) / 20)
         return samples + (level * np.fft.irfft(noise, len(samples))).astype(np.float32)
 
+# %% ../../nbs/sound/13_augment.ipynb #9a11711a
 class Reverb(_Own):
     "Reverberation: a tail of noise that falls by 60 dB within the drawn time, mixed with the dry sound."
     def __init__(self, min_rt60: float = 0.2, max_rt60: float = 1.2, min_wet_db: float = -20.0, max_wet_db: float = -3.0, p: float = 0.5):

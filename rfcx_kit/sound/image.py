@@ -149,6 +149,7 @@ class ShiftTime:
         if not self.wrap: maps[:, : max(0, by)], maps[:, mel.shape[1] + min(0, by) :] = -1, -1
         return mel, maps
 
+# %% ../../nbs/sound/16_image.ipynb #27384df8
 class TimeWarp:
     "One moment moved by up to so many frames, its sides stretched and squeezed."
     def __init__(self, widest: int = 40, p: float = 1.0): self.widest, self.p = widest, p
@@ -160,6 +161,7 @@ class TimeWarp:
         share = (source - left).astype(np.float32)
         return mel[:, left] * (1 - share) + mel[:, left + 1] * share, maps[:, np.rint(source).astype(int)]
 
+# %% ../../nbs/sound/16_image.ipynb #94884ca8
 class _Plain:
     "A change of the values alone."
     def __init__(self, p): self.p = p

@@ -187,6 +187,7 @@ def padded(
     "An image that goes on at a constant level."
     return np.concatenate([part, np.repeat(floor[:, None], window - part.shape[1], axis=1)], axis=1)
 
+# %% ../../nbs/stages/30_dataset.ipynb #a8da4e68
 class Clips:
     "Cuts windows out of recordings: mel and targets."
     def __init__(self,
@@ -229,6 +230,7 @@ class Clips:
         shown = min(stop - start, self.clip.window)
         return Picture(mel, value, weight, cell_boxes(self.boxes(recording_id, start), shown, self.per_frame(recording_id), len(mel), getattr(self.store, "config", None)))
 
+# %% ../../nbs/stages/30_dataset.ipynb #121c9c27
 def cell_boxes(
     boxes: pd.DataFrame, # annotations, in s of the clip
     frames: int, # of the clip
@@ -361,6 +363,7 @@ class ClipDataset(Dataset):
         mel = add_sounds(picture.mel, second.mel + np.float32(rng.uniform(*self.augment.mix_gain)))
         return Picture(mel, *union_targets(picture.value, picture.weight, second.value, second.weight), np.concatenate([picture.boxes, second.boxes]))
 
+# %% ../../nbs/stages/30_dataset.ipynb #c1096b8c
 class RecordingDataset(Dataset):
     "Whole recordings for validation: recording_id and all its windows, standardised, [windows, 1, mels, window]."
     def __init__(self, corpus: Corpus, store, clip: ClipConfig):

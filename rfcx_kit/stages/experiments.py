@@ -98,6 +98,7 @@ def read_rows(
     if not rows or not isinstance(rows, dict) or not all(isinstance(v, dict | None) for v in rows.values()): raise ValueError(f"{path}: a sweep is a mapping of names to changes, such as  fast: {{stage1: {{lr: 3.0e-3}}}}")
     return {str(name).replace("/", "-"): changes or {} for name, changes in rows.items()}
 
+# %% ../../nbs/stages/40_experiments.ipynb #689cd639
 def row_recipe(
     folder: str | Path, # of the sweep
     name: str, # of the trial

@@ -154,6 +154,7 @@ def score_windows(
         outputs = [m.model(x) for m in models]
     return tuple(torch.stack([OUTPUTS[kind](o[name].float()) for o in outputs]).cpu().numpy() for name in ("framewise_logit", "logit"))
 
+# %% ../../nbs/stages/33_predict.ipynb #e154ec93
 @dataclass
 class Look:
     "What the models say of the windows of one look."
