@@ -186,7 +186,8 @@ def _filtered(before: Sound, wave: np.ndarray, drawn: dict, transform) -> Sound:
 def _masked(before: Sound, wave: np.ndarray, drawn: dict, transform) -> Sound:
     start, stop = drawn["t0"] / before.rate, (drawn["t0"] + drawn["t"]) / before.rate
     pieces = pd.concat([before.heard.assign(t_max=before.heard.t_max.clip(upper=start)), before.heard.assign(t_min=before.heard.t_min.clip(stop))])
-    return replace(before, wave=wave, heard=pieces[pieces.t_max > pieces.t_min].sort_values("t_min"))
+    covered = (np.minimum(before.boxes.t_max, stop) - np.maximum(before.boxes.t_min, start)).clip(lower=0) / (before.boxes.t_max - before.boxes.t_min)
+    return Sound(wave, before.rate, before.boxes[covered <= 1 - LEFT], pieces[pieces.t_max > pieces.t_min].sort_values("t_min"))
 
 FOLLOW: dict[str, Callable] = dict(
     AddGaussianNoise=_stay, AddGaussianSNR=_stay, AddColorNoise=_stay, AddBackgroundNoise=_stay, AddShortNoises=_stay, AddBandNoise=_stay,
