@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'GROUPS', 'synth', 'prepare', 'run', 'train', 'relabel', 'predict', 'score', 'check_submission', 'report',
-           'bench', 'comments', 'make_parser', 'split_changes', 'main']
+           'bench', 'runs', 'sweep', 'check', 'comments', 'make_parser', 'split_changes', 'main']
 
 # %% ../nbs/91_cli.ipynb #3741929d
 import difflib, importlib, inspect, os, re, sys, warnings
@@ -38,16 +38,19 @@ def prepare(
     out: str, # where the converted corpus goes
     *,
     to: Literal["flac", "wav", "mel"] = "flac", # sound at the sample rate, or log-mels
+    cut: Literal["all", "both", "confirmed", "refused"] | None = None, # parts instead of whole recordings: all, side by side, or around boxes of either kind
+    seconds: float = 10.0, # of a part
     sample_rate: int = 32_000, # Hz
     workers: int = 2, # threads
     on_problem: Literal["skip", "stop"] = "skip", # at a file that cannot be read
 ):
-    "Convert a corpus once: to FLAC or WAV of one sample rate, or to mels."
+    "Convert a corpus once: to FLAC or WAV of one sample rate, or to mels; whole, or cut into parts."
     from rfcx_kit.labels.corpus import read_corpus
     from rfcx_kit.problems import Problems
-    from rfcx_kit.sound import store
-    problems = Problems(on_problem)
-    store.prepare(read_corpus(corpus), out, to=to, sample_rate=sample_rate, workers=workers, problems=problems)
+    from rfcx_kit.sound import cut as parts, store
+    problems, how = Problems(on_problem), dict(to=to, sample_rate=sample_rate, workers=workers)
+    if cut: parts.prepare_cut(read_corpus(corpus), out, cut, seconds, problems=problems, **how)
+    else: store.prepare(read_corpus(corpus), out, problems=problems, **how)
     problems.save(Path(out) / "problems.csv")
     print(f"{out}: done; {len(problems.rows)} files could not be read" + (f", see {Path(out) / 'problems.csv'}" if problems.rows else ""))
 
@@ -64,8 +67,10 @@ def run(
 ):
     "Everything: from a corpus to a scored submission and a report."
     opened = _open(out, corpus, recipe, changes, store, workers, on_problem)
+    from rfcx_kit.stages.experiments import check_recipe
     from rfcx_kit.stages.report import make_report
     from rfcx_kit.stages.runs import run_stages
+    for line in check_recipe(opened.recipe): print(f"note: {line}")
     run_stages(opened)
     print(f"{make_report(opened)}: the report")
 
@@ -138,12 +143,12 @@ def predict(
     import shutil
     from rfcx_kit.labels.corpus import read_corpus, read_files
     from rfcx_kit.problems import Problems
-    from rfcx_kit.stages.predict import find_models, find_pool, predict as score
+    from rfcx_kit.stages.predict import find_how, find_models, find_pool, predict as score
     from rfcx_kit.stages.submit import write_submission
     if bool(files) == bool(corpus): raise ValueError("give sound files, or --corpus")
     recordings = (read_corpus(corpus) if corpus else read_files(files)).recordings
     problems, journal = Problems(on_problem), Path(f"{out}.journal")
-    table = score(find_models(run, stage), recordings, journal, pool=pool or find_pool(run), batch_size=batch_size, workers=workers, precision=precision, problems=problems, progress=sys.stderr.isatty())
+    table = score(find_models(run, stage), recordings, journal, pool=pool or find_pool(run), how=find_how(run), batch_size=batch_size, workers=workers, precision=precision, problems=problems, progress=sys.stderr.isatty())
     write_submission(table, out)
     if problems.rows: problems.save(f"{out}.problems.csv")
     shutil.rmtree(journal)
@@ -156,15 +161,18 @@ def score(
     truth: str | None = None, # the complete truth, a CSV of boxes such as truth_test.csv
     corpus: str | None = None, # or a corpus: the readings by its confirmed labels
     species: bool = False, # a line per species
+    public_share: float | None = None, # .21, say: how far would a public leaderboard of this share of the test half lead astray?
+    public_size: int = 418, # and of so many recordings
 ):
     "What a table of scores is worth: LWLRAP against the truth, or by the labels that are there."
     import pandas as pd
     from rfcx_kit.labels.corpus import read_corpus, read_truth
-    from rfcx_kit.stages.score import read_scores, readings, score_species
+    from rfcx_kit.stages.score import describe_spread, leaderboard_spread, read_scores, readings, score_species
     if bool(truth) == bool(corpus): raise ValueError("give --truth or --corpus")
     table = read_scores(scores)
     labels = read_truth(truth, table.shape[1]) if truth else read_corpus(corpus).annotations
     for name, value in readings(table, labels).items(): print(f"{name:12} {value:.4f}" if isinstance(value, float) else f"{name:12} {value}")
+    if public_share: print("\n".join(describe_spread(leaderboard_spread(table, labels, public_size, public_share))))
     if species: print(score_species(table, labels, list(table.columns)).to_string(float_format="%.3f"))
 
 def check_submission(
@@ -197,7 +205,52 @@ def bench(
     from rfcx_kit.stages.bench import measure
     measure(minutes, trunk, out)
 
-COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, bench, make_dataset, cv, evaluate)}
+def runs(
+    folder: str, # that holds runs
+    *,
+    stage: str | None = None, # whose scores; default: the last that each run has
+    out: str | None = None, # also write the table there, as CSV
+):
+    "List runs side by side: where their recipes differ, and their scores."
+    from rfcx_kit.stages.experiments import find_runs, runs_table
+    table = runs_table(find_runs(folder), stage)
+    if out: table.to_csv(out)
+    print(table.to_string(float_format="%.3f", na_rep=""))
+
+def sweep(
+    *,
+    corpus: str, # a folder in the RFCX layout, or a manifest
+    recipe: str = "rfcx_2nd_stage_cpu", # what all trials begin with
+    out: str, # gets a run for each trial; the same command goes on where it was
+    grid: list[str] = (), # values to combine: --grid '["stage1.lr=1e-3,3e-4","clip.window=256,512"]'
+    rows: str | None = None, # or a YAML file: a name for each trial, and below it what differs from the recipe
+    store: str | None = None, # features to use or to build; default: out/store
+    workers: int = 2, # threads that decode
+    changes: list[str] = (), # any value of the recipe, for all trials
+):
+    "Try recipe values one after the other, and list what came of it."
+    from rfcx_kit.recipe import load_recipe
+    from rfcx_kit.stages.experiments import grid_rows, read_rows, row_recipe, sweep as run_all
+    if bool(grid) == bool(rows): raise ValueError("give --grid or --rows: what shall be tried?")
+    trials = read_rows(rows) if rows else grid_rows(list(grid))
+    recipes = {name: load_recipe(row_recipe(out, name, recipe, values), changes) for name, values in trials.items()}
+    print(run_all(corpus, recipes, out, store, workers, sys.stderr.isatty()).to_string(float_format="%.3f", na_rep=""))
+
+def check(
+    *,
+    corpus: str | None = None, # a folder in the RFCX layout, or a manifest: do its labels lie in the band?
+    recipe: str = "rfcx_2nd_stage_cpu", # a recipe of the package, or a YAML file
+    changes: list[str] = (), # any value of the recipe
+):
+    "Say what looks wrong with a recipe before hours are lost; rfcx run says it too."
+    from rfcx_kit.labels.corpus import read_corpus
+    from rfcx_kit.recipe import load_recipe
+    from rfcx_kit.stages.experiments import check_recipe
+    found = check_recipe(load_recipe(recipe, changes), read_corpus(corpus).annotations if corpus else None)
+    print("\n".join(found) or "nothing looks wrong")
+    if found: raise SystemExit(1)
+
+COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, runs, sweep, check, bench, make_dataset, cv, evaluate)}
 
 # %% ../nbs/91_cli.ipynb #4a10e140
 def comments(

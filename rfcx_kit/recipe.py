@@ -17,6 +17,7 @@ from .model.sed import SEDConfig
 from .problems import extra
 from .sound.mel import MelConfig
 from .stages.dataset import ClipConfig
+from .stages.predict import PredictConfig
 from .stages.relabel import RelabelConfig
 from .stages.train import TrainConfig
 
@@ -45,6 +46,7 @@ class Recipe:
     relabel: RelabelConfig = field(default_factory=RelabelConfig)
     cycle: TrainConfig = field(default_factory=TrainConfig) # a training within a cycle
     pool: str = "frame" # a recording's score: "frame", its highest frame, as published; "clip", its highest clip output; "both", their mean
+    predict: PredictConfig = field(default_factory=PredictConfig) # through which windows a recording is seen, and how their scores become one
     precision: str = "auto" # of prediction: auto, 32-true, bf16-mixed, 16-mixed
     batch_size: int = 32 # windows at once in prediction
 

@@ -13,11 +13,13 @@ from nbdev.clean import clean_nb
 
 NOTEBOOKS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
+WALKTHROUGH = {"RFCX_SIZE": "tiny"}  # the walkthrough notebooks in seconds, each in a folder of its own
+
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_runs(name):
+def test_runs(name, tmp_path):
     command = [str(Path(sys.executable).parent / "nbdev_test"), "--path", name, "--n_workers", "0", "--do_print"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "Agg"}, timeout=900)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "Agg", **WALKTHROUGH, "RFCX_WORK": str(tmp_path)}, timeout=900)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
 
 

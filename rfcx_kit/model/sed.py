@@ -8,7 +8,7 @@ __all__ = ['RARE', 'POOLING', 'add_frequency', 'AttentionPool', 'MeanPool', 'Max
 
 # %% ../../nbs/model/21_sed.ipynb #06d62621
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +98,7 @@ class SEDConfig:
     freq_pool: str = "mean" # over frequency: mean, or meanmax, their mean plus their maximum
     freq_coord: bool = False # a channel that tells the frequency
     time_pool: int = 1 # frames averaged before the trunk: 2 halves the work
+    image_size: list[int] = field(default_factory=list) # [mels, frames] that the image is resized to, [224, 400] say; empty: as it is
     dropout: float = 0.0 # before and after the hidden layer
     trunk_options: dict = field(default_factory=dict) # further arguments of the timm network, such as drop_path_rate
 
@@ -105,6 +106,7 @@ class SEDConfig:
         if self.pooling not in POOLING: raise ValueError(f"model.pooling is {self.pooling!r}; it takes {', '.join(POOLING)}")
         if self.freq_pool not in ("mean", "meanmax"): raise ValueError(f"model.freq_pool is {self.freq_pool!r}; it takes mean, meanmax")
         if self.time_pool < 1: raise ValueError(f"model.time_pool is {self.time_pool}; it takes 1 or more frames")
+        if self.image_size and (len(self.image_size) != 2 or min(self.image_size) < 1): raise ValueError(f"model.image_size is {self.image_size}; it takes a height and a width such as [224, 400]")
         if self.n_species < 1: raise ValueError(f"model.n_species is {self.n_species}; a detector needs at least one class")
         if not 0 <= self.dropout < 1: raise ValueError(f"model.dropout is {self.dropout}; it takes 0 up to, not including, 1")
 
@@ -124,6 +126,7 @@ class SED(nn.Module):
     def features(self, x: torch.Tensor) -> torch.Tensor:
         "[batch, 1, mels, frames] -> float32 [batch, channels, segments], not negative."
         if x.ndim != 4: raise ValueError(f"a SED takes [batch, {self.config.in_chans}, mels, frames], not {tuple(x.shape)}")
+        if self.config.image_size: x = F.interpolate(x, self.config.image_size, mode="bilinear", align_corners=False, antialias=True)
         if self.config.time_pool > 1: x = F.avg_pool2d(x, (1, self.config.time_pool), ceil_mode=True)
         z = self.trunk(add_frequency(x) if self.config.freq_coord else x).float()
         z = z.mean(dim=2) + z.amax(dim=2) if self.config.freq_pool == "meanmax" else z.mean(dim=2)
@@ -140,7 +143,9 @@ class SED(nn.Module):
         if mix is not None: z = mix(z)
         with torch.autocast(x.device.type, enabled=False):
             logit, segmentwise = self.pool(z)
-            framewise = segments_to_frames(segmentwise, self.trunk.reduction * self.config.time_pool, x.shape[-1])
+            width = self.config.image_size[1] if self.config.image_size else x.shape[-1]
+            framewise = segments_to_frames(segmentwise, self.trunk.reduction * self.config.time_pool, width)
+            if width != x.shape[-1]: framewise = F.interpolate(framewise, x.shape[-1], mode="linear", align_corners=False)
         return {"logit": logit, "clipwise_output": logit.sigmoid(),
                 "segmentwise_logit": segmentwise, "segmentwise_output": segmentwise.sigmoid(),
                 "framewise_logit": framewise, "framewise_output": framewise.sigmoid()}

@@ -18,10 +18,11 @@ from ..journal import whole
 from ..labels.corpus import Corpus
 from .mine import SEARCH, extract_clips
 from .nocall import WHERE, values
+from .triplets import varied
 from .profile import MotifConfig, recording_features, usable, window_sums
 from ..problems import Problems, SoundProblem, extra
 from ..sound.audio import read_audio, write_audio
-from ..sound.augment import gain, gaussian_noise, generator, time_shift
+from ..sound.augment import generator
 
 # %% ../../nbs/motif/45_classify.ipynb #808b90ac
 def prepare_dataset(
@@ -58,7 +59,7 @@ def _clip(row, recordings, seconds, sample_rate, rng) -> np.ndarray:
     start = float(np.clip((row.t_min + row.t_max - seconds) / 2, 0, max(0, recordings.seconds[row.recording_id] - seconds)))
     wave = read_audio(recordings.path[row.recording_id], sample_rate, start, seconds)
     wave = np.pad(wave, (0, round(seconds * sample_rate) - len(wave)))
-    return wave if rng is None else np.clip(gaussian_noise(gain(time_shift(wave, rng, 0.2), rng), rng, 10.0, 40.0), -1, 1)
+    return wave if rng is None else varied(wave, rng, shift=0.2)
 
 # %% ../../nbs/motif/45_classify.ipynb #3df40036
 def reference_set(

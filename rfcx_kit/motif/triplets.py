@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'PARTITIONS', 'TripletConfig', 'split_groups', 'generate_triplets', 'cut_tile', 'LiveTiles', 'shard_bytes',
-           'extract_triplets', 'ShardedTiles', 'TripletDataset']
+           'extract_triplets', 'ShardedTiles', 'varied', 'TripletDataset']
 
 # %% ../../nbs/motif/42_triplets.ipynb #b8aef3de
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..journal import Journal, fingerprint, whole
 from ..labels.corpus import Corpus
 from ..problems import SoundProblem
 from ..sound.audio import read_audio
-from ..sound.augment import gain, gaussian_noise, generator
+from ..sound.augment import WavePipeline, generator, sound
 
 # %% ../../nbs/motif/42_triplets.ipynb #7b87a33b
 ROLES = ("anchor", "neighbour", "distant")
@@ -184,6 +185,19 @@ class ShardedTiles:
         return self.shards[i // self.size][i % self.size].astype(np.float32) / 32_767
 
 # %% ../../nbs/motif/42_triplets.ipynb #db711fcd
+@cache
+def _variation(shift: float) -> WavePipeline:
+    steps = [dict(Shift=dict(min_shift=-shift, max_shift=shift, p=1.0))] if shift else []
+    return WavePipeline([*steps, dict(Gain=dict(min_gain_db=-12.0, max_gain_db=12.0, p=1.0)), dict(AddGaussianSNR=dict(min_snr_db=10.0, max_snr_db=40.0, p=1.0))])
+
+def varied(
+    wave: np.ndarray, # float32 [samples]
+    rng: np.random.Generator,
+    shift: float = 0.0, # share of the length that it is moved by at most, wrapped
+) -> np.ndarray: # float32 [samples], within [-1, 1]
+    "Sound that is louder or softer, with white noise under it, moved in time."
+    return _variation(shift)(sound(wave, 32_000, pd.DataFrame(columns=["t_min", "t_max", "f_min", "f_max"], dtype=float)), rng).wave
+
 class TripletDataset:
     "Triplets of one epoch, augmented; for torch's DataLoader."
     def __init__(self,
@@ -200,4 +214,4 @@ class TripletDataset:
         except SoundProblem as error: raise ValueError(f"a triplet cannot be cut: {error}; leave this recording out of the corpus and generate the triplets again") from None
         if self.seed is None: return tile
         rng = generator(*self.seed, i)
-        return np.stack([gaussian_noise(gain(t, rng), rng, 10.0, 40.0) for t in tile]).astype(np.float32)
+        return np.stack([varied(t, rng) for t in tile])

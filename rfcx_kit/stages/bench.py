@@ -125,7 +125,7 @@ class LiveClips(Clips):
         super().__init__(corpus, None, clip)
         self.paths, self.config, self.entire = corpus.recordings.path, config, entire
 
-    def mel(self, recording_id: str, start: int) -> np.ndarray:
+    def mel(self, recording_id: str, start: int, stop: int | None = None) -> np.ndarray:
         "dB, float32 [mels, window]: the frames of the recording's own mel."
         load, c, path = extra("librosa", "train").load, self.config, self.paths[recording_id]
         first, samples = start * c.hop_length - c.n_fft // 2, (self.clip.window - 1) * c.hop_length + c.n_fft

@@ -24,8 +24,9 @@ from ..model.parts import SELECTIVE, ClipNetConfig, draw_part_mix, draw_selectiv
 from ..problems import Problem, SoundProblem
 from ..sound.audio import read_audio
 from ..sound.augment import generator
+from ..sound.image import Picture
 from ..sound.mel import LogMel, MelConfig, standardise
-from .dataset import augment_mel, draw
+from .dataset import augment_picture, draw
 from .train import PLAN, LitSED, TrainConfig, train_model
 
 # %% ../../nbs/stages/40_clips.ipynb #5ce778fa
@@ -155,6 +156,11 @@ def _seconds(path: str) -> float:
     return info.frames / info.samplerate
 
 # %% ../../nbs/stages/40_clips.ipynb #b2f8c2e3
+def _bare(mel: np.ndarray) -> Picture:
+    "A clip of which nothing is known frame by frame."
+    nothing = np.zeros((0, mel.shape[1]), np.float32)
+    return Picture(mel, nothing, nothing, np.zeros((0, 5), int))
+
 @dataclass
 class Sounds:
     "What a training on waves needs beside the recordings: stands where a feature store stands."
@@ -203,7 +209,7 @@ class LitClips(LitSED):
         with torch.no_grad(): mel = self.logmel(wave)
         a = self.cfg.augment
         if rng is not None and (a.gain or a.tilt or a.wobble or a.freq_mask or a.time_mask):
-            mel = torch.from_numpy(np.stack([augment_mel(m, a, rng) for m in mel.cpu().numpy()])).to(mel)
+            mel = torch.from_numpy(np.stack([augment_picture(_bare(m), a, rng).mel for m in mel.cpu().numpy()])).to(mel)
         return standardise(mel, self.clip.standardise)[:, None]
 
     def mixture(self, batch: int, rng: np.random.Generator) -> tuple[Mix | None, int]:

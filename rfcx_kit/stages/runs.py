@@ -24,6 +24,7 @@ from ..labels.folds import check_folds, held_out, make_folds
 from ..problems import Problems
 from ..sound.mel import check_band
 from ..sound.store import FeatureStore, ReadyMade
+from .dataset import agreeing
 from .predict import CELL, predict
 from .relabel import calibration, label_quality, relabel, species_bands
 from .score import readings
@@ -205,7 +206,8 @@ def train_stage(
     "Train a stage's models, one a fold; those that are there are left alone."
     before, config = stage_before(run, stage), run.stages[stage]
     labels = stage_labels(run, stage)
-    corpus = Corpus(run.train.recordings, labels, run.corpus.species)
+    shown = agreeing(labels, judge(run, before)[1], config.sample.agreed) if config.sample.agreed and before else labels
+    corpus = Corpus(run.train.recordings, shown, run.corpus.species)
     model, jobs = replace(run.recipe.model, n_species=run.corpus.n_species), []
     for name, seen, unseen in run.parts:
         if parts and name not in parts: continue
@@ -219,7 +221,7 @@ def train_stage(
 # %% ../../nbs/stages/38_runs.ipynb #70c79b82
 def _predict(run: Run, models: list[Path], corpus: Corpus, folder: Path, **kept) -> pd.DataFrame:
     return predict(models, corpus.recordings, folder, run.store, pool=run.recipe.pool, batch_size=run.recipe.batch_size, workers=run.workers,
-                   precision=run.recipe.precision, problems=run.problems, progress=run.progress, **kept)
+                   precision=run.recipe.precision, problems=run.problems, progress=run.progress, how=run.recipe.predict, **kept)
 
 def judge(
     run: Run,
@@ -249,7 +251,7 @@ def stage_row(run: Run, stage: str, labels: pd.DataFrame, oof, test: pd.DataFram
         scores, boxes = oof
         row |= {f"oof_{k}": v for k, v in readings(scores, run.train.annotations, boxes).items() if k in ("lwlrap", "known_auc")}
         if "train" in run.truth: row["oof_truth_lwlrap"] = readings(merged(run, scores), run.truth["train"]).get("lwlrap")
-    if test is not None and "test" in run.truth: row["test_truth_lwlrap"] = readings(merged(run, test), run.truth["test"]).get("lwlrap")
+    if test is not None and "test" in run.truth: row |= {f"test_truth_{k}": v for k, v in readings(merged(run, test), run.truth["test"]).items() if k in ("lwlrap", "precision", "recall")}
     if stage.startswith("cycle"):
         new = labels[labels.source.str.startswith("relabel")]
         row["labels_added"] = int((new.presence > 0.5).sum())

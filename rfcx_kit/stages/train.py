@@ -20,8 +20,9 @@ from ..labels.corpus import Corpus
 from ..labels.targets import recording_targets
 from ..model.losses import LossConfig, make_loss
 from ..model.metrics import lwlrap
-from ..model.mixing import draw_mix, mixed_loss
+from ..model.mixing import MIXES, draw_mix, mixed_loss
 from ..model.sed import SED, SEDConfig # before lightning: it lets torchvision import everywhere
+from ..problems import extra
 from ..sound.augment import generator
 from ..sound.mel import MelConfig
 from .checkpoint import Trained, best_precision, load_model, make_net, save_model
@@ -48,16 +49,23 @@ class TrainConfig:
     step_size: int = 5 # step: epochs between cuts to a third; plateau: validations to wait before one
     clip_norm: float = 0.0 # longest gradient; 0: any
     mixup: float = 0.0 # alpha of mixup at the last layer, Beta(alpha, alpha); 0: none
+    mix_batch: str = "" # mixing of images, before the network: mixup, hard_mixup, cutmix, cutmix_apart, specmix, fmix; empty: none
+    mix_alpha: float = 1.0 # its Beta(alpha, alpha)
+    mix_share: float = 0.5 # of the batches that are mixed
     precision: str = "auto" # "auto": bf16 where the machine has it; else Lightning's names: 32-true, bf16-mixed, 16-mixed
     validate_every: int = 1 # epochs; 0: never
     patience: int = 0 # validations without a better one before it stops; 0: it does not stop early
     keep: str = "last" # which weights make the model: "last" or "best" (by validation LWLRAP)
     tensorboard: bool = False # logs for TensorBoard beside metrics.csv
+    mlflow: str = "" # logs for MLflow as well: where, a folder's URI or a server's; empty: none
     workers: int = 0 # processes that cut clips
     trainer: dict = field(default_factory=dict) # further arguments of lightning's Trainer: devices, strategy, ...
     sample: SampleConfig = field(default_factory=SampleConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self):
+        if self.mix_batch and self.mix_batch not in MIXES: raise ValueError(f"mix_batch: {self.mix_batch!r} is no way to mix; there are {', '.join(MIXES)}")
 
 # %% ../../nbs/stages/32_train.ipynb #c4c14e35
 def make_optimizer(parameters, config: TrainConfig) -> torch.optim.Optimizer:
@@ -77,7 +85,7 @@ def make_schedule(
     kinds = dict(
         constant=lambda: s.ConstantLR(optimizer, factor=1.0),
         cosine=lambda: s.CosineAnnealingLR(optimizer, T_max=period),
-        onecycle=lambda: s.OneCycleLR(optimizer, max_lr=config.lr, total_steps=total + 1, pct_start=0.1, cycle_momentum=False),
+        onecycle=lambda: s.OneCycleLR(optimizer, max_lr=config.lr, total_steps=total + 1, pct_start=max(0.1, 2 / (total + 1)), cycle_momentum=False),
         step=lambda: s.StepLR(optimizer, step_size=max(1, config.step_size * steps), gamma=1 / 3),
         plateau=lambda: s.ReduceLROnPlateau(optimizer, mode="max", factor=1 / 3, patience=config.step_size),
     )
@@ -124,6 +132,7 @@ class LitSED(L.LightningModule):
         x, value, weight = batch
         rng = generator(self.seed, self.current_epoch, PLAN - 1 - step)
         torch.manual_seed(int(rng.integers(2**31))) # dropout, the same after a resume
+        if self.cfg.mix_batch and rng.random() < self.cfg.mix_share: x, value, weight = MIXES[self.cfg.mix_batch](x, value, weight, self.cfg.mix_alpha, rng)
         x = x.contiguous(memory_format=torch.channels_last)
         if self.cfg.mixup:
             mix = draw_mix(len(x), self.cfg.mixup, rng)
@@ -163,6 +172,7 @@ class Metrics(L.Callback):
         module.losses.clear()
         score = trainer.callback_metrics.get("lwlrap")
         rate = trainer.optimizers[0].param_groups[0]["lr"]
+        for logger in trainer.loggers: logger.log_metrics(dict(loss=loss, lr=rate), step=trainer.global_step)
         rows.append(dict(epoch=trainer.current_epoch, loss=f"{loss:.6g}", lr=f"{rate:.6g}", lwlrap="" if score is None else f"{score:.6f}"))
         with whole(self.path) as tmp, tmp.open("w", newline="") as f:
             writer = csv.DictWriter(f, self.columns)
@@ -195,14 +205,21 @@ def _callbacks(folder: Path, config: TrainConfig, validated: bool) -> list:
         if config.patience: calls.append(L.callbacks.EarlyStopping("lwlrap", mode="max", patience=config.patience))
     return calls
 
+def _loggers(folder: Path, config: TrainConfig) -> list:
+    "TensorBoard and MLflow, as far as they are asked for; metrics.csv is always written."
+    loggers = [L.loggers.TensorBoardLogger(folder, name="", version="tensorboard")] if config.tensorboard else []
+    if config.mlflow:
+        extra("mlflow", "mlflow")
+        loggers.append(L.loggers.MLFlowLogger("rfcx_kit", "/".join(folder.parts[-3:]), config.mlflow))
+    return loggers
+
 def _trainer(folder: Path, config: TrainConfig, validated: bool, bars: list) -> L.Trainer:
     for chatty in ("lightning.pytorch", "pytorch_lightning"): logging.getLogger(chatty).setLevel(logging.ERROR)
-    logger = L.loggers.TensorBoardLogger(folder, name="", version="tensorboard") if config.tensorboard else False
     validating = dict(check_val_every_n_epoch=config.validate_every) if validated else dict(limit_val_batches=0)
     standard = dict(
         max_epochs=config.epochs, precision=best_precision(config.precision), accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.clip_norm or None, reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0,
-        logger=logger, callbacks=_callbacks(folder, config, validated) + bars, enable_model_summary=False,
+        logger=_loggers(folder, config), callbacks=_callbacks(folder, config, validated) + bars, enable_model_summary=False,
         enable_progress_bar=False, default_root_dir=folder, log_every_n_steps=10, devices=1, **validating)
     more = dict(config.trainer)
     standard["callbacks"] += more.pop("callbacks", [])
