@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from . import __version__
+from .labels_cli import LABEL_COMMANDS
 from .problems import SoundProblem, extra
 
 # %% ../nbs/91_cli.ipynb #3ac2e527
@@ -59,9 +60,11 @@ def run(
     store: str | None = None, # features to use or to build; default: in the run's folder
     workers: int = 2, # threads that decode
     on_problem: Literal["skip", "stop"] = "skip", # at a file that cannot be read
+    relabel_test: bool = False, # cycles label the test half too, each recording by models that never learn from it
     changes: list[str] = (), # --stage1.lr 1e-3 and the like: any value of the recipe
 ):
     "Everything: from a corpus to a scored submission and a report."
+    if relabel_test: changes = [*changes, "--relabel.test", "true"]
     opened = _open(out, corpus, recipe, changes, store, workers, on_problem)
     from rfcx_kit.stages.report import make_report
     from rfcx_kit.stages.runs import run_stages
@@ -113,7 +116,7 @@ def relabel(
     labels = stage_labels(opened, f"cycle{cycle}")
     path = Path(out or Path(folder) / f"labels-cycle{cycle}.csv")
     with whole(path) as tmp: labels.to_parquet(tmp) if path.suffix == ".parquet" else labels.to_csv(tmp, index=False)
-    new = labels[labels.source == f"relabel:{cycle}"]
+    new = labels[labels.source.str.startswith("relabel")]
     print(f"{path}: {len(labels) - len(new)} labels of experts, {(new.presence > 0.5).sum()} positive and {(new.presence <= 0.5).sum()} negative ones added")
 
 # %% ../nbs/91_cli.ipynb #8b0f6b60
@@ -149,18 +152,35 @@ def score(
     scores: str, # a submission or out-of-fold table, CSV or Parquet: recording_id and a column per species
     *,
     truth: str | None = None, # the complete truth, a CSV of boxes such as truth_test.csv
-    corpus: str | None = None, # or a corpus: the readings by its confirmed labels
-    species: bool = False, # a line per species
+    corpus: str | None = None, # or a corpus (also a manifest): the readings by its labels
+    boxes: str | None = None, # a boxes.parquet of a run, for known-only AUC; with --corpus
+    prior: str | None = None, # how often each species calls, for the prior-weighted reading: rfcx, or a CSV
+    windows: bool = False, # a recording's rows are its windows: the highest counts
+    species: bool = False, # a line per species, and who is most often ranked above it
+    picture: str | None = None, # also draw bars per species and confusions: a PNG, SVG or PDF
 ):
-    "What a table of scores is worth: LWLRAP against the truth, or by the labels that are there."
+    "What a table of scores is worth: up to three readings with 90 % intervals over recordings, against the truth or by the labels that are there."
     import pandas as pd
     from rfcx_kit.labels.corpus import read_corpus, read_truth
-    from rfcx_kit.stages.score import read_scores, readings, score_species
+    from rfcx_kit.stages import score as s
     if bool(truth) == bool(corpus): raise ValueError("give --truth or --corpus")
-    table = read_scores(scores)
+    table = s.read_scores(scores, windows)
     labels = read_truth(truth, table.shape[1]) if truth else read_corpus(corpus).annotations
-    for name, value in readings(table, labels).items(): print(f"{name:12} {value:.4f}" if isinstance(value, float) else f"{name:12} {value}")
-    if species: print(score_species(table, labels, list(table.columns)).to_string(float_format="%.3f"))
+    if labels.species_id.max() >= table.shape[1]: raise ValueError(f"the labels name species {labels.species_id.max()}, but {scores} has {table.shape[1]} columns of scores")
+    given = dict(boxes=pd.read_parquet(boxes).score if boxes else None)
+    if prior:
+        from rfcx_kit.stages.calibrate import read_prior
+        given["prior"] = read_prior(prior, table.shape[1])
+    found, between = s.readings(table, labels, **given), s.intervals(table, labels, **given)
+    for name, value in found.items(): print(f"{name:12} {value:.4f}" + ("   {:.4f} to {:.4f}".format(*between[name]) if name in between else "") if isinstance(value, float) else f"{name:12} {value}")
+    if species or picture: _score_species(table, labels, species, picture)
+
+def _score_species(table, labels, lines: bool, picture: str | None):
+    from rfcx_kit.stages import score as s
+    names = list(table.columns)
+    each, confused = s.score_species(table, labels, names), s.confusions(table, labels, names)
+    if lines: print(each.assign(above=[f"{row.idxmax()} ({row.max():.2f})" if row.max() > 0 else "" for _, row in confused.iterrows()]).to_string(float_format="%.3f"))
+    if picture: s.plot_score(each, confused).savefig(picture, dpi=110)
 
 def check_submission(
     submission: str, # a CSV
@@ -192,7 +212,7 @@ def bench(
     from rfcx_kit.stages.bench import measure
     measure(minutes, trunk, out)
 
-COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, bench)}
+COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, bench)} | LABEL_COMMANDS
 
 # %% ../nbs/91_cli.ipynb #4a10e140
 def comments(
@@ -265,6 +285,7 @@ def main(args: list[str] | None = None) -> int: # exit status
     warnings.showwarning = lambda message, *_, **__: print(f"rfcx: {message}", file=sys.stderr)
     if not args or args[0] in ("-h", "--help", "help"): print(_usage()); return 0
     if args[0] == "--version": print(__version__); return 0
+    if args[0] == "labels" and len(args) > 1: args = [f"labels {args[1]}", *args[2:]]
     if args[0] not in COMMANDS:
         near = difflib.get_close_matches(args[0], COMMANDS, 1)
         print(f"rfcx: there is no command {args[0]!r}" + (f"; did you mean {near[0]}?" if near else "; rfcx --help lists them"), file=sys.stderr)

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..labels.corpus import EXPERTS, Corpus
-from ..labels.targets import frame_targets
+from ..labels.targets import frame_targets, judgements
 from ..model.mixing import add_sounds, union_targets
 from ..sound.augment import colour, gain_db, generator, mask_freq, mask_time
 from ..sound.mel import standardise
@@ -122,17 +122,18 @@ class Clips:
     ):
         self.store, self.clip, self.n_species = store, clip, corpus.n_species
         self.recordings = corpus.recordings[["n_frames", "seconds", "complete"]].to_dict("index")
-        self.annotations = dict(list(corpus.annotations.groupby("recording_id")))
-        self.none = corpus.annotations.iloc[:0]
+        self.annotations = {i: judgements(own) for i, own in corpus.annotations.groupby("recording_id")}
+        self.none = [corpus.annotations.iloc[:0]]
 
     def mel(self, recording_id: str, start: int) -> np.ndarray:
         "dB, float32 [mels, window]."
         return cut_window(self.store.mel(recording_id), start, self.clip.window)
 
-    def targets(self, recording_id: str, start: int) -> tuple[np.ndarray, np.ndarray]:
-        "Value and weight, float32 [species, window]."
+    def targets(self, recording_id: str, start: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+        "Value and weight, float32 [species, window]; of judges whose opinions are kept apart, one is drawn."
         r = self.recordings[recording_id]
-        known = self.annotations.get(recording_id, self.none)
+        opinions = self.annotations.get(recording_id, self.none)
+        known = opinions[0 if rng is None or len(opinions) == 1 else rng.integers(len(opinions))]
         both = frame_targets(known, self.n_species, int(r["n_frames"]), r["seconds"], complete=r["complete"])
         parts = [t[:, start : start + self.clip.window] for t in both]
         return tuple(np.pad(t, ((0, 0), (0, self.clip.window - t.shape[1]))) for t in parts)
@@ -180,18 +181,18 @@ class ClipDataset(Dataset):
 
     def __getitem__(self, i: int):
         rng = generator(*self.seed, i)
-        mel, value, weight = self._clip(self.ids[i], int(self.starts[i]))
+        mel, value, weight = self._clip(self.ids[i], int(self.starts[i]), rng)
         if rng.random() < self.augment.mix: mel, value, weight = self._mixed(mel, value, weight, rng)
         mel = standardise(augment_mel(mel, self.augment, rng), self.clip.standardise)
         return torch.from_numpy(mel[None]), torch.from_numpy(value), torch.from_numpy(weight)
 
-    def _clip(self, recording_id: str, start: int): return self.clips.mel(recording_id, start), *self.clips.targets(recording_id, start)
+    def _clip(self, recording_id: str, start: int, rng): return self.clips.mel(recording_id, start), *self.clips.targets(recording_id, start, rng)
 
     def _mixed(self, mel, value, weight, rng):
         "A window from anywhere sounds along."
         other = rng.integers(len(self.lengths))
         start = int(rng.integers(max(1, self.lengths.iloc[other] - self.clip.window + 1)))
-        mel2, value2, weight2 = self._clip(self.lengths.index[other], start)
+        mel2, value2, weight2 = self._clip(self.lengths.index[other], start, rng)
         sound = add_sounds(mel, mel2 + np.float32(rng.uniform(*self.augment.mix_gain)))
         return sound, *union_targets(value, weight, value2, weight2)
 

@@ -29,7 +29,7 @@ class RelabelConfig:
     quantile: float = 0.9 # of the recordings' highest scores
     calibrate: bool | str = False # first, each species' scores along a curve fitted to its confirmed and refused boxes: shift (or true), platt, isotonic
     match: str = "" # then, scaled until they expect the species as often as the prior says: odds, linear, power; "": not
-    prior: str = "rfcx" # how often each species calls: rfcx, or a CSV of species_id and share
+    prior: str = "" # how often each species calls, for `match` and the prior-weighted reading: rfcx, or a CSV of species_id and share
     votes: int = 0 # votes: models that must agree; 0: all
     weight: float = 1.0 # of a positive; an expert's label weighs 1
     absent_below: float = 0.0 # where no model scores higher, the species counts as absent; 0: never
@@ -37,6 +37,8 @@ class RelabelConfig:
     level: str = "span" # what a label covers: "span" (the cells themselves), "window", "file"
     min_seconds: float = 0.0 # shorter positive spans are dropped
     test: bool = False # label the recordings of the test half too, as source relabel-test
+    stop: str = "" # end the cycles by this reading of unseen recordings: known_auc, lwlrap, prior_lwlrap; "": never
+    patience: int = 1 # cycles that do not exceed the best before it ends
     source_weights: dict[str, float] = field(default_factory=dict) # factor of the weight by source: {expert: 1, weak: .3, relabel: .5, relabel-test: .2}
 
 # %% ../../nbs/stages/34_relabel.ipynb #509c017a

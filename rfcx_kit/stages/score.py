@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..labels.audit import overlaps
 from ..model.metrics import _precisions, aligned, auc_per_species, known_auc, lwlrap, lwlrap_per_class, precision_recall, prior_weighted_lwlrap
 from ..problems import extra
 
@@ -148,12 +149,9 @@ def event_scores(
 ) -> dict: # spans, calls, precision, recall, f1 (NaN where not defined)
     "Precision, recall and F1 of spans against calls of the same species."
     mine, true = (t[t.presence > 0.5].reset_index(drop=True) for t in (spans, truth))
-    pairs = mine.reset_index().merge(true.reset_index(), on=["recording_id", "species_id"], suffixes=("", "_true"))
-    common = np.minimum(pairs.t_max, pairs.t_max_true) - np.maximum(pairs.t_min, pairs.t_min_true)
-    covered = np.maximum(pairs.t_max, pairs.t_max_true) - np.minimum(pairs.t_min, pairs.t_min_true)
-    pairs = pairs[(common > 0) & (common >= min_overlap * covered)]
-    share = lambda n, of: n / of if of else float("nan")
-    precision, recall = share(pairs["index"].nunique(), len(mine)), share(pairs["index_true"].nunique(), len(true))
+    right, found = overlaps(mine, true, min_overlap)
+    share = lambda n, of: float(n / of) if of else float("nan")
+    precision, recall = share(right.sum(), len(mine)), share(found.sum(), len(true))
     return dict(spans=len(mine), calls=len(true), precision=precision, recall=recall, f1=share(2 * precision * recall, precision + recall))
 
 # %% ../../nbs/stages/36_score.ipynb #61427a7b
