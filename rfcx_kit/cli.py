@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'synth', 'prepare', 'run', 'train', 'relabel', 'predict', 'score', 'check_submission', 'report', 'bench',
-           'comments', 'make_parser', 'split_changes', 'main']
+           'proof', 'comments', 'make_parser', 'split_changes', 'main']
 
 # %% ../nbs/91_cli.ipynb #3741929d
 import difflib, inspect, os, re, sys, warnings
@@ -212,7 +212,18 @@ def bench(
     from rfcx_kit.stages.bench import measure
     measure(minutes, trunk, out)
 
-COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, bench)} | LABEL_COMMANDS
+def proof(
+    *corpora: str, # folders whose complete truth is known (truth_train.csv, truth_test.csv): one for each seed
+    out: str, # folder of all runs and of proof.csv; the same command goes on where it was stopped
+    rows: list[str] = (), # names of rows; default: all
+    recipe: str = "rfcx_2nd_stage_cpu", # the base of every row
+    changes: list[str] = (), # of every row: --cycles 3
+):
+    "What each part of re-labelling is worth on corpora of known truth: one run a row, one table."
+    from rfcx_kit.stages.proof import proof_table, prove
+    print(proof_table(prove(corpora, out, rows, recipe, changes)).to_string(float_format="%.3f"))
+
+COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, bench, proof)} | LABEL_COMMANDS
 
 # %% ../nbs/91_cli.ipynb #4a10e140
 def comments(
