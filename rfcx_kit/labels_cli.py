@@ -53,6 +53,7 @@ def diff(
     highest = int(max(before.species_id.max(), after.species_id.max(), 0)) if len(before) + len(after) else 0
     print(diff_labels(before, after, list(species.name) if species is not None else [f"s{k}" for k in range(highest + 1)]).to_string())
 
+# %% ../nbs/92_labels_cli.ipynb #7016c711
 def export(
     cycle: str, # whose labels: a number (0: before the cycles), or a table of labels
     out: str, # a folder for the files
@@ -92,7 +93,7 @@ def import_(
     present, refused, gone = ((fresh.weight > 0) & (fresh.presence > 0.5)).sum(), ((fresh.weight > 0) & (fresh.presence <= 0.5)).sum(), (fresh.weight == 0).sum()
     print(f"{path}: {present} presences, {refused} absences, {gone} labels withdrawn, of {len(paths)} files. Stages that have their labels already keep them: rfcx labels use CYCLE takes later ones back")
 
-# %% ../nbs/92_labels_cli.ipynb #7016c711
+# %% ../nbs/92_labels_cli.ipynb #51391da0
 def use(
     cycle: str, # the number of the last one to keep; 0: none
     *,
@@ -119,6 +120,7 @@ def use(
         _aside(folder, n, folder / "labels" / f"{s}.parquet")
     print(f"{run}: back to {stage}; {', '.join(later)} lie in {folder / 'undone' / str(n)}")
 
+# %% ../nbs/92_labels_cli.ipynb #86c62b7a
 def _aside(folder: Path, n: int, path: Path):
     "Move a file or folder of a run into undone/<n>/."
     place = folder / "undone" / str(n) / path.relative_to(folder)

@@ -98,6 +98,7 @@ def species_thresholds(
         chosen[k] = threshold[enough[0] if len(enough) else np.argmax(p * r / (p + r + 1e-12))]
     return chosen
 
+# %% ../../nbs/stages/29_calibrate.ipynb #92a78187
 def plot_precision_recall(
     boxes: pd.Series, # highest score in each expert box, by the annotation's row number
     annotations: pd.DataFrame, # the experts' boxes
@@ -143,6 +144,7 @@ _SCALINGS: dict[str, Callable] = dict(
     linear=lambda p, f: np.minimum(f * p, 1),
     power=lambda p, f: p ** (1 / f))
 
+# %% ../../nbs/stages/29_calibrate.ipynb #a5640381
 def prior_curves(
     scores: np.ndarray, # [recordings, species], one score a recording
     prior: np.ndarray, # [species], share of the recordings in which each calls

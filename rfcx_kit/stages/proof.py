@@ -77,6 +77,7 @@ def _changes(row: str, recipe: str, given: Sequence[str], corpus: Path, place: P
         fill["{prior}"] = str(truth_prior(corpus, place / "prior.csv", read.n_species, len(read.train.recordings)).resolve())
     return [*given, *(fill.get(x, x) for x in ROWS[row])]
 
+# %% ../../nbs/stages/40_proof.ipynb #29c263eb
 def prove(
     corpora: Iterable[str | Path], # folders with truth_train.csv and truth_test.csv; as many seeds
     out: str | Path, # folder of the runs, and of proof.csv

@@ -205,6 +205,7 @@ def seen_by(run: Run, part: str, stage: str) -> set[str]:
     if not all(p.exists() for p in paths): raise ValueError(f"{part} does not say what its models trained on (seen.txt is missing): train it anew before it labels anything")
     return {i for p in paths for i in p.read_text().split("\n") if i}
 
+# %% ../../nbs/stages/38_runs.ipynb #f40beb89
 def judged(
     run: Run,
     stage: str,
@@ -240,6 +241,7 @@ def adjustment(run: Run, before: str, published: bool) -> tuple[list | None, np.
     if curves: boxes = pd.Series([float(curves[k](np.float32(v))) for k, v in zip(known.species_id[boxes.index], boxes)], boxes.index)
     return curves, species_thresholds(boxes, known, n, config.threshold)
 
+# %% ../../nbs/stages/38_runs.ipynb #817147c7
 def stage_labels(run: Run, stage: str) -> pd.DataFrame:
     "The annotations that a stage learns from: the experts', and in a cycle those of the models before it; made once, then read."
     path = run.folder / "labels" / f"{stage}.parquet"
@@ -272,6 +274,7 @@ def _weighed(labels: pd.DataFrame, factors: dict[str, float]) -> pd.DataFrame:
     labels = labels.assign(weight=labels.weight * kind.map(factors).fillna(1.0))
     return labels[labels.weight > 0].reset_index(drop=True)
 
+# %% ../../nbs/stages/38_runs.ipynb #f46cdef3
 def train_stage(
     run: Run,
     stage: str, # stage1, stage2, cycle1, ...
@@ -392,6 +395,7 @@ def _origin(run: Run, stages: list[str]) -> pd.DataFrame: # annotations and cycl
         if stage.startswith("cycle"): parts.append(labels[labels.source.str.startswith("relabel") | (labels.source == "review")].assign(cycle=int(stage.removeprefix("cycle"))))
     return pd.concat(parts, ignore_index=True)
 
+# %% ../../nbs/stages/38_runs.ipynb #11dc5055
 def run_stages(run: Run) -> pd.DataFrame: # a row per stage, as in scores.csv
     "Everything in its order; what is done already is not done again."
     rows, kept, config = [], {}, run.recipe.relabel
