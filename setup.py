@@ -23,7 +23,7 @@ setup(
     url=cfg["git_url"],
     keywords=cfg["keywords"],
     packages=find_packages(include=["rfcx_kit", "rfcx_kit.*"]),
-    package_data={"rfcx_kit": ["recipes/*.yaml", "recipes/*/*.yaml"]},
+    package_data={"rfcx_kit": ["recipes/*.yaml", "recipes/*/*.yaml", "priors/*.csv"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'GROUPS', 'synth', 'prepare', 'run', 'train', 'relabel', 'predict', 'score', 'check_submission', 'report',
-           'bench', 'runs', 'sweep', 'check', 'comments', 'make_parser', 'split_changes', 'main']
+           'bench', 'runs', 'sweep', 'check', 'proof', 'comments', 'make_parser', 'split_changes', 'main']
 
 # %% ../nbs/91_cli.ipynb #3741929d
 import difflib, importlib, inspect, os, re, sys, warnings
@@ -63,9 +63,11 @@ def run(
     store: str | None = None, # features to use or to build; default: in the run's folder
     workers: int = 2, # threads that decode
     on_problem: Literal["skip", "stop"] = "skip", # at a file that cannot be read
+    relabel_test: bool = False, # cycles label the test half too, each recording by models that never learn from it
     changes: list[str] = (), # --stage1.lr 1e-3 and the like: any value of the recipe
 ):
     "Everything: from a corpus to a scored submission and a report."
+    if relabel_test: changes = [*changes, "--relabel.test", "true"]
     opened = _open(out, corpus, recipe, changes, store, workers, on_problem)
     from rfcx_kit.stages.experiments import check_recipe
     from rfcx_kit.stages.report import make_report
@@ -119,7 +121,7 @@ def relabel(
     labels = stage_labels(opened, f"cycle{cycle}")
     path = Path(out or Path(folder) / f"labels-cycle{cycle}.csv")
     with whole(path) as tmp: labels.to_parquet(tmp) if path.suffix == ".parquet" else labels.to_csv(tmp, index=False)
-    new = labels[labels.source == f"relabel:{cycle}"]
+    new = labels[labels.source.str.startswith("relabel")]
     print(f"{path}: {len(labels) - len(new)} labels of experts, {(new.presence > 0.5).sum()} positive and {(new.presence <= 0.5).sum()} negative ones added")
 
 # %% ../nbs/91_cli.ipynb #8b0f6b60
@@ -159,21 +161,38 @@ def score(
     scores: str, # a submission or out-of-fold table, CSV or Parquet: recording_id and a column per species
     *,
     truth: str | None = None, # the complete truth, a CSV of boxes such as truth_test.csv
-    corpus: str | None = None, # or a corpus: the readings by its confirmed labels
-    species: bool = False, # a line per species
+    corpus: str | None = None, # or a corpus (also a manifest): the readings by its labels
+    boxes: str | None = None, # a boxes.parquet of a run, for known-only AUC; with --corpus
+    prior: str | None = None, # how often each species calls, for the prior-weighted reading: rfcx, or a CSV
+    windows: bool = False, # a recording's rows are its windows: the highest counts
+    species: bool = False, # a line per species, and who is most often ranked above it
+    picture: str | None = None, # also draw bars per species and confusions: a PNG, SVG or PDF
     public_share: float | None = None, # .21, say: how far would a public leaderboard of this share of the test half lead astray?
     public_size: int = 418, # and of so many recordings
 ):
-    "What a table of scores is worth: LWLRAP against the truth, or by the labels that are there."
+    "What a table of scores is worth: up to three readings with 90 % intervals over recordings, against the truth or by the labels that are there."
     import pandas as pd
     from rfcx_kit.labels.corpus import read_corpus, read_truth
-    from rfcx_kit.stages.score import describe_spread, leaderboard_spread, read_scores, readings, score_species
+    from rfcx_kit.stages import score as s
     if bool(truth) == bool(corpus): raise ValueError("give --truth or --corpus")
-    table = read_scores(scores)
+    table = s.read_scores(scores, windows)
     labels = read_truth(truth, table.shape[1]) if truth else read_corpus(corpus).annotations
-    for name, value in readings(table, labels).items(): print(f"{name:12} {value:.4f}" if isinstance(value, float) else f"{name:12} {value}")
-    if public_share: print("\n".join(describe_spread(leaderboard_spread(table, labels, public_size, public_share))))
-    if species: print(score_species(table, labels, list(table.columns)).to_string(float_format="%.3f"))
+    if labels.species_id.max() >= table.shape[1]: raise ValueError(f"the labels name species {labels.species_id.max()}, but {scores} has {table.shape[1]} columns of scores")
+    given = dict(boxes=pd.read_parquet(boxes).score if boxes else None)
+    if prior:
+        from rfcx_kit.stages.calibrate import read_prior
+        given["prior"] = read_prior(prior, table.shape[1])
+    found, between = s.readings(table, labels, **given), s.intervals(table, labels, **given)
+    for name, value in found.items(): print(f"{name:12} {value:.4f}" + ("   {:.4f} to {:.4f}".format(*between[name]) if name in between else "") if isinstance(value, float) else f"{name:12} {value}")
+    if public_share: print("\n".join(s.describe_spread(s.leaderboard_spread(table, labels, public_size, public_share))))
+    if species or picture: _score_species(table, labels, species, picture)
+
+def _score_species(table, labels, lines: bool, picture: str | None):
+    from rfcx_kit.stages import score as s
+    names = list(table.columns)
+    each, confused = s.score_species(table, labels, names), s.confusions(table, labels, names)
+    if lines: print(each.assign(above=[f"{row.idxmax()} ({row.max():.2f})" if row.max() > 0 else "" for _, row in confused.iterrows()]).to_string(float_format="%.3f"))
+    if picture: s.plot_score(each, confused).savefig(picture, dpi=110)
 
 def check_submission(
     submission: str, # a CSV
@@ -250,7 +269,18 @@ def check(
     print("\n".join(found) or "nothing looks wrong")
     if found: raise SystemExit(1)
 
-COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, runs, sweep, check, bench, make_dataset, cv, evaluate)}
+def proof(
+    *corpora: str, # folders whose complete truth is known (truth_train.csv, truth_test.csv): one for each seed
+    out: str, # folder of all runs and of proof.csv; the same command goes on where it was stopped
+    rows: list[str] = (), # names of rows; default: all
+    recipe: str = "rfcx_2nd_stage_cpu", # the base of every row
+    changes: list[str] = (), # of every row: --cycles 3
+):
+    "What each part of re-labelling is worth on corpora of known truth: one run a row, one table."
+    from rfcx_kit.stages.proof import proof_table, prove
+    print(proof_table(prove(corpora, out, rows, recipe, changes)).to_string(float_format="%.3f"))
+
+COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, runs, sweep, check, proof, bench, make_dataset, cv, evaluate)}
 
 # %% ../nbs/91_cli.ipynb #4a10e140
 def comments(
@@ -298,6 +328,7 @@ def split_changes(
 # %% ../nbs/91_cli.ipynb #107f8652
 GROUPS = { # the module that holds a group's COMMANDS ("motif extract", ...), and what they are for
     "kaggle": ("rfcx_kit.cli_kaggle", "To Kaggle and back: the library, models, data, kernels, submissions."),
+    "labels": ("rfcx_kit.labels_cli", "What a cycle added; back to an earlier one; out to Raven, Audacity or CSV and, corrected, in again."),
     "motif": ("rfcx_kit.motif.commands", "Sounds that come again: mined, embedded, classified, searched for."),
 }
 

@@ -28,7 +28,7 @@ def _checked(table: Table, boxes: pd.DataFrame, n_species: int, seconds: float |
     ends = None if seconds is None else pd.DataFrame({"seconds": seconds, "sample_rate": 0}, index=boxes.recording_id.drop_duplicates())
     check_boxes(table, boxes, n_species, ends)
     if table.faults: raise TableError(table.faults)
-    return annotation_table(boxes)
+    return annotation_table(boxes).assign(**{c: boxes[c].to_numpy() for c in ["row"] if c in boxes}) # the name of a row, where the table has it
 
 # %% ../../nbs/labels/04_exchange.ipynb #3e49b558
 RAVEN = {"Begin Time (s)": "t_min", "End Time (s)": "t_max", "Low Freq (Hz)": "f_min", "High Freq (Hz)": "f_max"}
@@ -62,6 +62,7 @@ def read_raven(
     boxes = pd.DataFrame({name: table.number(c) for c, name in RAVEN.items()})
     for c, default in (("Songtype", 1), ("Presence", presence), ("Weight", 1)): boxes[_EXTRA[c]] = table.number(c, default)
     boxes = boxes.assign(source=table.text("Source", source), recording_id=recording_id or Path(path).name.split(".")[0])
+    if "Row" in table.cells: boxes["row"] = table.text("Row", "")
     if recording_id is None and {"Begin File", "File Offset (s)"} <= set(table.cells): # times of the file, not of the whole list
         length = boxes.t_max - boxes.t_min
         boxes["recording_id"], boxes["t_min"] = table.text("Begin File").map(lambda f: Path(f).stem), table.number("File Offset (s)")
@@ -86,7 +87,7 @@ def write_raven(
     a = annotations.assign(f_min=annotations.f_min.fillna(low), f_max=annotations.f_max.fillna(high))
     if a[["f_min", "f_max"]].isna().any(axis=None): raise ValueError("Raven needs a band for every box; say band=(f_min, f_max) for those that have none")
     table = pd.DataFrame({"Selection": range(1, len(a) + 1), "View": "Spectrogram 1", "Channel": 1, **{c: a[name].to_numpy() for c, name in RAVEN.items()},
-                          "Species": species.name[a.species_id].to_numpy(), **{c: a[name].to_numpy() for c, name in _EXTRA.items()}})
+                          "Species": species.name[a.species_id].to_numpy(), **{c: a[name].to_numpy() for c, name in {**_EXTRA, "Row": "row"}.items() if name in a}})
     with whole(path) as tmp: table.to_csv(tmp, sep="\t", index=False)
 
 # %% ../../nbs/labels/04_exchange.ipynb #6b7f1c85
@@ -118,11 +119,12 @@ def read_audacity(
     table = _audacity_table(path)
     boxes = pd.DataFrame({c: table.number(c, *([np.nan] if c[0] == "f" else [])) for c in ("t_min", "t_max", "f_min", "f_max")})
     boxes.loc[boxes.f_min.isna() | boxes.f_max.isna(), ["f_min", "f_max"]] = np.nan # half a band is none
-    said = pd.DataFrame([_said(x) for x in table.text("label")], index=table.cells.index, dtype="str").reindex(columns=["name", *_EXTRA.values()])
+    said = pd.DataFrame([_said(x) for x in table.text("label")], index=table.cells.index, dtype="str").reindex(columns=["name", *_EXTRA.values(), "row"])
     for c, default in (("songtype_id", 1), ("presence", presence), ("weight", 1)):
         table.cells[c] = said[c].fillna("").astype("str")
         boxes[c] = table.number(c, default)
     boxes = boxes.assign(source=said.source.fillna(source), recording_id=recording_id or Path(path).name.split(".")[0])
+    if said.row.notna().any(): boxes["row"] = said.row.fillna("").astype("str")
     boxes["species_id"], n_species = _species_ids(table, "label", said.name.fillna("").astype("str"), species)
     return _checked(table, boxes, n_species, seconds)
 
@@ -131,6 +133,7 @@ def _label(name: str, box) -> str:
     "The name, and in brackets what differs from an expert's confirmed box."
     usual = {"songtype_id": 1, "presence": 1, "weight": 1, "source": "expert"}
     more = [f"{c}={getattr(box, c):g}" if c != "source" else f"{c}={box.source}" for c, v in usual.items() if getattr(box, c) != v]
+    more += [f"row={box.row}"] if getattr(box, "row", "") else []
     return f"{name} [{' '.join(more)}]" if more else name
 
 def write_audacity(

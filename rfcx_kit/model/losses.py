@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['LOSSES', 'pool', 'terms', 'fill_unknown', 'total', 'average', 'masked_sum', 'masked_mean', 'bce', 'masked_focal',
            'masked_frame', 'focal_terms', 'bce_focal', 'bce_focal_2way', 'bce_focal_2way_published', 'cross_entropy',
-           'LossConfig', 'make_loss']
+           'lsoft', 'lsep', 'LossConfig', 'make_loss']
 
 # %% ../../nbs/model/22_losses.ipynb #7e174e88
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -189,18 +189,46 @@ def cross_entropy(outputs: dict, value: torch.Tensor, weight: torch.Tensor, shar
     there = (value.sum(-1) > 0) * (torch.ones_like(each) if share is None else share.to(each))
     return (torch.where(there > 0, each, torch.zeros_like(each)) * there).sum() / (there.sum() + (there.sum() == 0))
 
+# %% ../../nbs/model/22_losses.ipynb #92f57ef9
+def lsoft(outputs: dict, value: torch.Tensor, weight: torch.Tensor, share: torch.Tensor | None = None,
+    unknown: str | float = "ignore", # what unknown entries stand for
+    unknown_weight: float = 1.0, # and their weight
+    positive_weight: float | torch.Tensor = 1.0, # factor of present entries
+    beta: float = 0.7, # how far an absence is believed
+) -> torch.Tensor: # a number
+    "Mean BCE of the clip logit in which an absence is taught `(1 - beta)` times the model's own probability (soft bootstrapping)."
+    logit, value, weight = _clip(outputs, value, weight)
+    value, weight = fill_unknown(value, weight, unknown, unknown_weight)
+    soft = torch.where(value > 0.5, value, beta * value + (1 - beta) * logit.float().sigmoid())
+    return average(terms(logit, soft, 0.0, positive_weight), weight, share)
+
+def lsep(outputs: dict, value: torch.Tensor, weight: torch.Tensor, share: torch.Tensor | None = None,
+    unknown: str | float = "ignore", # what unknown entries stand for
+    unknown_weight: float = 1.0, # and their weight
+) -> torch.Tensor: # a number
+    "Log-sum-exp pairwise loss: `log(1 + sum exp(absent - present))` over the pairs of a sample, each weighing as both its entries; the mean over samples."
+    logit, value, weight = _clip(outputs, value, weight)
+    value, weight = fill_unknown(value, weight, unknown, unknown_weight)
+    logit, present = logit.float(), value > 0.5
+    pair = (present * weight)[:, :, None] * (~present * weight)[:, None, :] # [batch, present, absent]
+    apart = logit[:, None, :] - logit[:, :, None] + torch.where(pair > 0, pair, torch.ones_like(pair)).log()
+    each = F.softplus(torch.where(pair > 0, apart, torch.full_like(apart, -1e4)).flatten(1).logsumexp(1))
+    some = (pair > 0).any(2).any(1).float() * (torch.ones_like(each) if share is None else share.to(each))
+    return (each * some).sum() / some.sum().clamp(min=1e-12)
+
 # %% ../../nbs/model/22_losses.ipynb #0f534744
-LOSSES: dict[str, Callable] = {f.__name__: f for f in (bce, masked_sum, masked_mean, masked_focal, masked_frame,
+LOSSES: dict[str, Callable] = {f.__name__: f for f in (bce, masked_sum, masked_mean, masked_focal, masked_frame, lsoft, lsep,
                                                                     bce_focal, bce_focal_2way, bce_focal_2way_published, cross_entropy)}
 
 @dataclass
 class LossConfig:
     "Which loss, and what the unknown stands for."
-    name: str = "masked_mean" # bce, masked_sum (as published), masked_mean, masked_focal, masked_frame; for weak clips bce_focal, bce_focal_2way, bce_focal_2way_published, cross_entropy
+    name: str = "masked_mean" # bce, masked_sum (as published), masked_mean, masked_focal, masked_frame, lsoft, lsep; for weak clips bce_focal, bce_focal_2way, bce_focal_2way_published, cross_entropy
     unknown: str | float = "ignore" # "ignore", "absent", or a value in [0, 1] such as .45
     unknown_weight: float = 1.0 # weight of unknown entries where they are not ignored
     gamma: float = 2.0 # focus of masked_focal
     positive_weight: float = 1.0 # factor of present entries in masked_focal (the 5th place took 2)
+    positive_weights: list[float] = field(default_factory=list) # factor of present entries species by species, in masked_mean, masked_focal and lsoft; empty: 1
     frame_factor: float = 0.0 # adds this times masked_frame to a clip-level loss
 
     def __post_init__(self):
@@ -208,6 +236,8 @@ class LossConfig:
         self.unknown = _unknown(self.unknown)
         if self.name == "bce" and self.unknown == "ignore":
             raise ValueError("loss.name bce learns from every class: set loss.unknown to absent or to a value such as .45, or take masked_mean")
+        if self.positive_weights and (self.name not in ("masked_mean", "masked_focal", "lsoft") or not all(w >= 0 for w in self.positive_weights)):
+            raise ValueError("loss.positive_weights are numbers of at least 0, one a species, for masked_mean, masked_focal or lsoft")
         for key in ("unknown_weight", "gamma", "positive_weight", "frame_factor"):
             if not 0 <= getattr(self, key) < float("inf"): raise ValueError(f"loss.{key} is {getattr(self, key)}; it takes a number of at least 0")
 
@@ -226,7 +256,9 @@ def make_loss(
     "The loss that a config names."
     fill = {"unknown": config.unknown, "unknown_weight": config.unknown_weight}
     focal = {"gamma": config.gamma, "positive_weight": config.positive_weight} if config.name == "masked_focal" else {}
+    if config.positive_weights: focal["positive_weight"] = focal.get("positive_weight", 1.0) * torch.tensor(config.positive_weights)
     def loss(outputs: dict, value: torch.Tensor, weight: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
+        if config.positive_weights: focal["positive_weight"] = focal["positive_weight"].to(value.device)
         out = LOSSES[config.name](outputs, value, weight, share, **fill, **focal)
         if config.frame_factor: out = out + config.frame_factor * masked_frame(outputs, value, weight, share, **fill)
         return out

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..labels.corpus import EXPERTS, Corpus
-from ..labels.targets import frame_bounds, frame_targets
+from ..labels.targets import frame_bounds, frame_targets, judgements
 from ..model.mixing import add_sounds, union_targets
 from ..sound.audio import read_audio
 from ..sound.augment import Sound, WavePipeline, generator, sound, within_band
@@ -197,8 +197,8 @@ class Clips:
     ):
         self.store, self.clip, self.n_species = store, clip, corpus.n_species
         self.recordings = corpus.recordings[["n_frames", "seconds", "complete", "path"]].to_dict("index")
-        self.annotations = dict(list(corpus.annotations.groupby("recording_id")))
-        self.none = corpus.annotations.iloc[:0]
+        self.annotations = {i: judgements(own) for i, own in corpus.annotations.groupby("recording_id")}
+        self.none = [corpus.annotations.iloc[:0]]
 
     def mel(self, recording_id: str, start: int, stop: int | None = None) -> np.ndarray:
         "dB, float32 [mels, window]; with a `stop` before the window's end, only that much of it, padded at the recording's noise floor."
@@ -206,11 +206,15 @@ class Clips:
         if stop is None or stop - start >= window: return cut_window(mel, start, window)
         return padded(np.array(mel[:, start:stop], np.float32), window, np.median(mel, axis=1).astype(np.float32))
 
-    def targets(self, recording_id: str, start: int, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        "Value and weight, float32 [species, window]; nothing is known of what is not shown."
+    def known(self, recording_id: str, rng: np.random.Generator | None = None) -> pd.DataFrame:
+        "The annotations of a recording; of judges whose opinions are kept apart, one is drawn."
+        opinions = self.annotations.get(recording_id, self.none)
+        return opinions[0 if rng is None or len(opinions) == 1 else rng.integers(len(opinions))]
+
+    def targets(self, recording_id: str, start: int, stop: int | None = None, known: pd.DataFrame | None = None) -> tuple[np.ndarray, np.ndarray]:
+        "Value and weight, float32 [species, window], by the annotations `known`; nothing is known of what is not shown."
         r = self.recordings[recording_id]
-        known = self.annotations.get(recording_id, self.none)
-        both = frame_targets(known, self.n_species, int(r["n_frames"]), r["seconds"], complete=r["complete"])
+        both = frame_targets(self.known(recording_id) if known is None else known, self.n_species, int(r["n_frames"]), r["seconds"], complete=r["complete"])
         parts = [t[:, start : min(stop or start + self.clip.window, start + self.clip.window)] for t in both]
         return tuple(np.pad(t, ((0, 0), (0, self.clip.window - t.shape[1]))) for t in parts)
 
@@ -218,17 +222,18 @@ class Clips:
         "Seconds from frame to frame, as targets count them."
         return self.recordings[recording_id]["seconds"] / self.recordings[recording_id]["n_frames"]
 
-    def boxes(self, recording_id: str, start: int) -> pd.DataFrame:
+    def boxes(self, recording_id: str, start: int, known: pd.DataFrame) -> pd.DataFrame:
         "The annotations of a recording, their times counted from a frame."
-        known, at = self.annotations.get(recording_id, self.none), start * self.per_frame(recording_id)
+        at = start * self.per_frame(recording_id)
         return known.assign(t_min=known.t_min - at, t_max=known.t_max - at)
 
     def picture(self, recording_id: str, start: int, stop: int, rng: np.random.Generator, boxes: bool = False) -> Picture:
         "A clip with its targets, and its boxes where they are asked for."
-        mel, (value, weight) = self.mel(recording_id, start, stop), self.targets(recording_id, start, stop)
+        known = self.known(recording_id, rng)
+        mel, (value, weight) = self.mel(recording_id, start, stop), self.targets(recording_id, start, stop, known)
         if not boxes: return Picture(mel, value, weight, np.empty((0, 5), int))
         shown = min(stop - start, self.clip.window)
-        return Picture(mel, value, weight, cell_boxes(self.boxes(recording_id, start), shown, self.per_frame(recording_id), len(mel), getattr(self.store, "config", None)))
+        return Picture(mel, value, weight, cell_boxes(self.boxes(recording_id, start, known), shown, self.per_frame(recording_id), len(mel), getattr(self.store, "config", None)))
 
 # %% ../../nbs/stages/30_dataset.ipynb #121c9c27
 def cell_boxes(
@@ -264,17 +269,17 @@ class SoundClips(Clips):
                              + ": train on the recordings themselves (rfcx prepare --to flac), or take augment.image")
         self.pipeline, self.logmel = pipeline, LogMel(store.config)
 
-    def sound(self, recording_id: str, start: int, stop: int) -> tuple[Sound, int]:
+    def sound(self, recording_id: str, start: int, stop: int, rng: np.random.Generator | None = None) -> tuple[Sound, int]:
         "The sound of some frames, with what the first and the last need on either side, and the number of frames before the first."
         config, n = self.store.config, int(self.recordings[recording_id]["n_frames"])
         margin = ceil(config.n_fft / 2 / config.hop_length)
         first, last = max(0, start - margin), min(stop + margin, n)
         wave = read_audio(self.recordings[recording_id]["path"], config.sample_rate, first * config.seconds_per_frame, (last - first) * config.seconds_per_frame)
-        return sound(wave, config.sample_rate, self.boxes(recording_id, first)), start - first
+        return sound(wave, config.sample_rate, self.boxes(recording_id, first, self.known(recording_id, rng))), start - first
 
     def picture(self, recording_id: str, start: int, stop: int, rng: np.random.Generator, boxes: bool = False) -> Picture:
         "A clip whose sound was changed, its targets painted where the boxes have gone."
-        before, lead = self.sound(recording_id, start, stop)
+        before, lead = self.sound(recording_id, start, stop, rng)
         changed = self.pipeline(before, rng)
         with torch.inference_mode(): mel = self.logmel(torch.from_numpy(changed.wave)).numpy()
         return self._painted(recording_id, mel.astype(np.float16)[:, lead : lead + stop - start].astype(np.float32), changed, lead)

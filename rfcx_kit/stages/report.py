@@ -6,7 +6,7 @@
 __all__ = ['STYLE', 'COLUMNS', 'LWLRAP', 'EXCERPT', 'KEY', 'embed', 'species_names', 'stage_scores', 'Measure', 'best_measure',
            'read_stages', 'stage_table', 'plot_stages', 'read_curves', 'plot_curves', 'species_bars',
            'recording_scores', 'choose_recordings', 'judges', 'Frames', 'frame_scores', 'Shown', 'shown_labels',
-           'gather', 'plot_recording', 'find_excerpt', 'player', 'recording_html', 'make_report']
+           'gather', 'plot_recording', 'find_excerpt', 'player', 'recording_html', 'label_doubts', 'make_report']
 
 # %% ../../nbs/stages/37_report.ipynb #eaa09a3f
 import base64, html, io, json
@@ -18,14 +18,15 @@ import numpy as np
 import pandas as pd
 
 from ..journal import whole
-from ..labels.corpus import merge_songtypes
-from ..model.metrics import lwlrap
+from ..labels.audit import doubts
+from ..labels.corpus import EXPERTS, merge_songtypes
+from ..model.metrics import box_scores, lwlrap
 from ..problems import SoundProblem, extra
 from ..sound.audio import read_audio
 from ..sound.mel import plot_mel
 from .checkpoint import load_model
 from .predict import find_models, score_recordings, stitched
-from .runs import Run, merged
+from .runs import Run, judged, merged
 from .score import file_truth, score_species
 
 # %% ../../nbs/stages/37_report.ipynb #821568d7
@@ -142,6 +143,7 @@ COLUMNS = { # of scores.csv: heading, what it is
     "test_truth_lwlrap": ("LWLRAP, test half", "recordings of the test half against their complete truth: the score that counts"),
     "oof_truth_lwlrap": ("LWLRAP, unseen", "training recordings against their complete truth, each scored by models that did not train on it"),
     "oof_lwlrap": ("LWLRAP, confirmed labels", "the same recordings, by the few boxes that experts confirmed (tp-only): the other species in them count as wrong, so it is too low"),
+    "oof_prior_lwlrap": ("LWLRAP, weighted by the prior", "the same, but each species weighs as often as it is said to call"),
     "oof_known_auc": ("AUC of known boxes", "how often a confirmed box scores higher than a refused one of its species, in unseen recordings (0.5 is chance)"),
     "labels_added": ("labels added", "presences that the models before gave to unlabelled sound, and this stage learnt from"),
     "label_precision": ("of them right", "share of the added labels that meet a true call"),
@@ -156,8 +158,10 @@ def read_stages(run: Run) -> pd.DataFrame: # a row per stage; no rows before the
 
 def stage_table(stages: pd.DataFrame) -> str: # HTML
     "The stages as a table in words."
-    whole_numbers = {c: stages[c].map(lambda n: "–" if np.isnan(n) else f"{n:.0f}") for c in stages if c == "labels_added"}
-    shown = stages.assign(**whole_numbers)[sorted(stages, key=lambda c: list(COLUMNS).index(c) if c in COLUMNS else 99)]
+    words = {c: stages[c].map(lambda n: "–" if np.isnan(n) else f"{n:.0f}") for c in stages if c == "labels_added"}
+    between = {c: [_number(v) + (f" ({low:.3f} to {high:.3f})" if low == low else "") for v, low, high in zip(stages[c], stages[f"{c}_low"], stages[f"{c}_high"])] for c in stages if f"{c}_low" in stages}
+    plain = stages.drop(columns=[f"{c}_{end}" for c in between for end in ("low", "high")]).assign(**words, **between)
+    shown = plain[sorted(plain, key=lambda c: list(COLUMNS).index(c) if c in COLUMNS else 99)]
     best = [COLUMNS[c][0] for c in shown if c in COLUMNS and ("lwlrap" in c or "auc" in c)]
     means = "".join(f"<dt>{_text(COLUMNS[c][0])}</dt><dd>{_text(COLUMNS[c][1])}</dd>" for c in shown if c in COLUMNS and COLUMNS[c][1])
     return _table(shown.rename(columns={c: COLUMNS[c][0] for c in shown if c in COLUMNS}), best) + f'<dl class="how">{means}</dl>'
@@ -171,7 +175,7 @@ def plot_stages(
     if not columns: return None
     figure = _figure(5.6, 3.2)
     ax = figure.subplots()
-    for column, marker in zip(columns, "os^"):
+    for column, marker in zip(columns, "os^D"):
         known = stages[column].notna()
         ax.plot(np.flatnonzero(known), stages[column][known], marker=marker, label=COLUMNS[column][0].removeprefix("LWLRAP, "))
     for x, (_, row) in enumerate(stages[columns].iterrows()):
@@ -438,6 +442,45 @@ def recording_html(run: Run, shown: Shown, names: list[str], scores: pd.Series |
     if sound: parts.append(sound + _how(f"Seconds {start:.1f} to {stop:.1f} (grey below the spectrogram)" + (f": around a call of {_text(names[whose])}" if whose is not None else "") + ", made louder."))
     return "\n".join(filter(None, parts))
 
+# %% ../../nbs/stages/37_report.ipynb #84c35e79
+def label_doubts(
+    run: Run,
+) -> tuple[str, pd.DataFrame]: # the stage that learnt from the labels; annotations with score and doubt, the most doubtful first
+    "Presences, and absences that experts said, held against the scores of models that have not seen their recording."
+    stages = [s for s in run.stages if (run.folder / "labels" / f"{s}.parquet").exists() and any(run.folder.glob(f"*/{s}/oof/cells"))]
+    if not stages: return "", run.corpus.annotations.iloc[:0].assign(score=0.0, doubt=0.0)
+    labels = pd.read_parquet(run.folder / "labels" / f"{stages[-1]}.parquet")
+    labels = labels[(labels.presence > 0.5) | labels.source.isin(EXPERTS)]
+    rows, scores = dict(list(labels.groupby("recording_id"))), {}
+    for recording_id, cells, _, seconds in judged(run, stages[-1]):
+        own = rows.get(recording_id, labels.iloc[:0])
+        scores |= dict(zip(own.index, box_scores(cells.mean(0, dtype=np.float32), own.species_id, own.t_min, own.t_max, seconds)))
+    return stages[-1], doubts(labels, pd.Series(scores, dtype=float))
+
+def _doubt_html(run: Run, label, names: list[str]) -> str:
+    "One doubtful label: what it says, what it looks like, what it sounds like."
+    row = run.corpus.recordings.loc[label.recording_id]
+    middle = (label.t_min + label.t_max) / 2
+    half = max(EXCERPT / 2, (label.t_max - label.t_min) / 2 + 1)
+    start, stop = max(0.0, middle - half), min(float(row.seconds), middle + half)
+    figure = _figure(5.2, 2.2)
+    ax = figure.subplots()
+    plot_mel(run.store.mel(label.recording_id), run.recipe.mel, pd.DataFrame([label._asdict()]), ax)
+    ax.set_xlim(start, stop)
+    for text in ax.texts: text.set(clip_on=True)
+    said = f"{'present' if label.presence > 0.5 else 'absent'} by {label.source}, from {label.t_min:.1f} to {label.t_max:.1f} s; unseen models say {label.score:.2f}"
+    sound = player(row.path, start, stop) if row.path and stop - start < 20 else ""
+    return f"<h3>{_text(label.recording_id)} · {_text(names[label.species_id])}</h3><p>{_text(said)}</p>" + embed(figure, f"Spectrogram of a doubtful label in {label.recording_id}") + sound
+
+def _doubts(run: Run, most: int = 10) -> str:
+    try: stage, table = label_doubts(run)
+    except (ValueError, FileNotFoundError) as error: return _section("Labels to doubt first", f'<p class="note">{_text(error)}</p>')
+    table = table[table.recording_id.isin([i for i in run.train.recordings.index if i in run.store]) & (table.doubt > 0.5)]
+    if not len(table): return ""
+    names = list(run.corpus.species.name)
+    how = _how(f"Of the labels that {_text(stage)} learnt from, {len(table)} are contradicted by models that have not trained on the recording; these the most. Listen, correct them in Raven or Audacity (rfcx labels export), bring them back (rfcx labels import).")
+    return _section("Labels to doubt first", how, *(_doubt_html(run, label, names) for label in table.head(most).itertuples(index=False)))
+
 # %% ../../nbs/stages/37_report.ipynb #65b9a7eb
 def _headline(run: Run, stages: pd.DataFrame) -> str:
     corpus, where = run.corpus, json.loads((run.folder / "environment.json").read_text()) if (run.folder / "environment.json").exists() else {}
@@ -517,7 +560,7 @@ def make_report(
     silent = [i for i in recordings if i not in run.store]
     if silent: raise ValueError(f"the sound of these recordings is not here or cannot be read, see problems.csv: {', '.join(map(repr, silent[:5]))}")
     stages, measure = read_stages(run), best_measure(run)
-    sections = [_headline(run, stages), _results(stages), _curves(run), _species(run, measure), _recordings(run, measure, recordings), _problems(run), _made_with(run)]
+    sections = [_headline(run, stages), _results(stages), _curves(run), _species(run, measure), _recordings(run, measure, recordings), _doubts(run), _problems(run), _made_with(run)]
     path = run.folder / "report.html"
     with whole(path) as tmp: tmp.write_text(_page(f"Report of {run.folder.name}", sections), encoding="utf-8")
     return path

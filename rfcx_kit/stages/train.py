@@ -55,6 +55,8 @@ class TrainConfig:
     precision: str = "auto" # "auto": bf16 where the machine has it; else Lightning's names: 32-true, bf16-mixed, 16-mixed
     validate_every: int = 1 # epochs; 0: never
     patience: int = 0 # validations without a better one before it stops; 0: it does not stop early
+    average: str = "none" # weights of several steps as one model: "none"; "swa", the mean over the last quarter of the epochs; "ema", a moving mean over steps
+    average_decay: float = 0.995 # ema: what a step leaves of the mean before
     keep: str = "last" # which weights make the model: "last" or "best" (by validation LWLRAP)
     tensorboard: bool = False # logs for TensorBoard beside metrics.csv
     mlflow: str = "" # logs for MLflow as well: where, a folder's URI or a server's; empty: none
@@ -197,9 +199,23 @@ class Bar(L.Callback):
         self.bar.close()
 
 # %% ../../nbs/stages/32_train.ipynb #0b4ff457
+def _averaging(config: TrainConfig) -> list:
+    "Lightning's own averages of weights: SWA (Izmailov et al. 2018) and an exponential moving average; with it, validation scores the mean."
+    if config.average == "none": return []
+    if config.average not in ("swa", "ema"): raise ValueError(f"average: {config.average!r} is not one of none, swa, ema")
+    kinds = L.callbacks
+    if not hasattr(kinds, "EMAWeightAveraging"): raise ImportError("averaging of weights needs a newer Lightning: pip install 'lightning>=2.6'")
+    if config.average == "ema": return [kinds.EMAWeightAveraging(decay=config.average_decay)]
+    first = config.epochs - max(1, config.epochs // 4)
+    class SWA(kinds.WeightAveraging):
+        "The mean over the ends of the last epochs."
+        def should_update(self, step_idx=None, epoch_idx=None): return epoch_idx is not None and epoch_idx >= first
+    return [SWA()]
+
 def _callbacks(folder: Path, config: TrainConfig, validated: bool) -> list:
     checkpoint = L.callbacks.ModelCheckpoint
     calls = [checkpoint(folder, filename="last", save_top_k=1, monitor=None, enable_version_counter=False, save_on_train_epoch_end=True), Metrics(folder / "metrics.csv")]
+    calls += _averaging(config)
     if validated:
         calls.append(checkpoint(folder, filename="best", monitor="lwlrap", mode="max", save_top_k=1, save_weights_only=True, enable_version_counter=False))
         if config.patience: calls.append(L.callbacks.EarlyStopping("lwlrap", mode="max", patience=config.patience))
