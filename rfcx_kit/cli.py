@@ -277,7 +277,7 @@ def proof(
     changes: list[str] = (), # of every row: --cycles 3
 ):
     "What each part of re-labelling is worth on corpora of known truth: one run a row, one table."
-    from rfcx_kit.stages.proof import proof_table, prove
+    from rfcx_kit.proof import proof_table, prove
     print(proof_table(prove(corpora, out, rows, recipe, changes)).to_string(float_format="%.3f"))
 
 COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, runs, sweep, check, proof, bench, make_dataset, cv, evaluate)}

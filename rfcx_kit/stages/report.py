@@ -472,7 +472,7 @@ def _doubt_html(run: Run, label, names: list[str]) -> str:
     sound = player(row.path, start, stop) if row.path and stop - start < 20 else ""
     return f"<h3>{_text(label.recording_id)} · {_text(names[label.species_id])}</h3><p>{_text(said)}</p>" + embed(figure, f"Spectrogram of a doubtful label in {label.recording_id}") + sound
 
-def _doubts(run: Run, most: int = 10) -> str:
+def _doubts(run: Run, most: int = 5) -> str:
     try: stage, table = label_doubts(run)
     except (ValueError, FileNotFoundError) as error: return _section("Labels to doubt first", f'<p class="note">{_text(error)}</p>')
     table = table[table.recording_id.isin([i for i in run.train.recordings.index if i in run.store]) & (table.doubt > 0.5)]
