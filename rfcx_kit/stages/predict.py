@@ -103,8 +103,8 @@ def looks_at(
     for window in how.windows or [clip.window]:
         overlap = min(how.overlap if how.overlap >= 0 else clip.overlap, window - 1)
         own = replace(clip, window=window, overlap=overlap)
-        looks.append(windows_of(mel, own, every))
-        looks += [windows_of(mel + TTA[name][0] + TTA[name][1] * slope if name != "shift" else mel, own, every, name == "shift") for name in how.tta]
+        looks.append(windows_of(mel, own, every=every))
+        looks += [windows_of(mel + TTA[name][0] + TTA[name][1] * slope if name != "shift" else mel, own, name == "shift", every) for name in how.tta]
     return looks
 
 # %% ../../nbs/stages/33_predict.ipynb #e5f9ff81
@@ -193,8 +193,8 @@ def score_recordings(
     workers: int = 2, # threads that decode ahead and, on a CPU, score too; 0: none
     precision: str = "auto",
     problems: Problems | None = None,
-    every: int = 1, # of `windows_of`
     how: PredictConfig | None = None, # None: once, through the windows of training
+    every: int = 1, # of `windows_of`
 ) -> Iterator[Scored]:
     "Scores of recordings, one at a time and in order; one that cannot be read is reported and left out."
     problems, precision, how = Problems() if problems is None else problems, best_precision(precision), how or PredictConfig()

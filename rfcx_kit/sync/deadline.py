@@ -10,6 +10,7 @@ __all__ = ['SPARSEST', 'Effort', 'affordable', 'recording_rows', 'segment_rows',
 import hashlib, math, time, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from ..journal import Journal, fingerprint
 from ..problems import Problems
 from ..stages.checkpoint import best_precision, load_model
-from ..stages.predict import Scored, file_scores, made_fast, score_recordings
+from ..stages.predict import Look, PredictConfig, Scored, file_scores, made_fast, score_recordings
 from ..stages.submit import check_submission, make_submission, write_submission
 
 # %% ../../nbs/sync/55_deadline.ipynb #03a10530
@@ -52,9 +53,10 @@ def recording_rows(
     scored: Scored,
     seconds: float, # of the recording
     pool: str = "frame", # see `file_scores`
+    over: str = "max", # see `file_scores`
 ) -> dict[str, list[float]]:
     "One row: the recording's scores."
-    return {scored.recording_id: file_scores(scored, pool).tolist()}
+    return {scored.recording_id: file_scores(scored, pool, over).tolist()}
 
 def segment_rows(
     scored: Scored,
@@ -63,9 +65,9 @@ def segment_rows(
     length: float = 5.0, # s
 ) -> dict[str, list[float]]: # <recording_id>_<end in s>: scores
     "A row for every five seconds: the highest frame in them, the mean over models."
-    frames = scored.frames if pool == "frame" else np.sqrt(scored.frames * scored.clips[..., None])
+    look = scored.looks[0]; frames = look.frames if pool == "frame" else np.sqrt(look.frames * look.clips[..., None])
     whole = np.full((len(frames), frames.shape[2], scored.n_frames), np.nan, np.float32)
-    for i, (start, stop) in enumerate(scored.spans):
+    for i, (start, stop) in enumerate(look.spans):
         here = whole[..., start:stop]
         np.fmax(here, frames[:, i, :, : here.shape[-1]], out=here)
     whole = whole.mean(0)
@@ -117,22 +119,24 @@ def score_in_time(
     precision: str = "auto",
     device: str = "auto", # cpu, cuda
     problems: Problems | None = None,
+    how: PredictConfig | None = None, # None: once, through the windows of training
     say: Callable = print,
     clock: Callable[[], float] = time.monotonic,
 ) -> pd.DataFrame: # row x species (s0, s1, ...); rows of recordings that were not scored are not in it
     "Scores before the time is over: all models while they fit, then fewer, then fewer windows."
-    pace = Pace(clock() + seconds, clock, patience=0.02 * seconds)
+    pace, how = Pace(clock() + seconds, clock, patience=0.02 * seconds), how or PredictConfig()
     folder, precision = Path(folder), best_precision(precision)
     folder.mkdir(parents=True, exist_ok=True)
     marks = [hashlib.sha256(Path(m).read_bytes()).hexdigest() for m in models]
-    journal = Journal(folder / "journal.jsonl", fingerprint(marks, precision, pool, rows.__name__))
+    journal = Journal(folder / "journal.jsonl", fingerprint(marks, precision, pool, rows.__name__, how))
     here = recordings[recordings.path != ""]
     todo = here[[i not in journal for i in here.index]]
     if len(todo):
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         trained = [made_fast(load_model(m, device), precision) for m in models]
-        options = dict(batch_size=batch_size, workers=workers, precision=precision, problems=Problems() if problems is None else problems)
-        _against_the_clock(trained, todo, journal, pace, lambda s: rows(s, here.seconds[s.recording_id], pool), options, say)
+        told = partial(rows, over=how.over) if rows is recording_rows else rows
+        options = dict(how=how, batch_size=batch_size, workers=workers, precision=precision, problems=Problems() if problems is None else problems)
+        _against_the_clock(trained, todo, journal, pace, lambda s: told(s, here.seconds[s.recording_id], pool), options, say)
     table = {name: row for i in here.index if i in journal for name, row in journal.done[i]["rows"].items()}
     frame = pd.DataFrame.from_dict(table, orient="index").rename_axis("recording_id")
     return frame.set_axis([f"s{k}" for k in range(frame.shape[1])], axis=1)
