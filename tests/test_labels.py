@@ -124,7 +124,7 @@ def test_manifest(tmp_path):
     assert corpus.recordings.seconds.tolist() == [5, 30] and corpus.recordings.group.tolist() == ["site1", "site2"] and corpus.recordings.complete.tolist() == [False, True]
     assert corpus.annotations[["species_id", "t_min", "t_max", "presence"]].values.tolist() == [[1, 1, 2, 1], [0, 1, 2, 0], [1, 0, 5, 1]]
     assert corpus.annotations.source.tolist() == ["expert", "expert", "weak"] and corpus.recordings.path["b"].endswith("b.wav")
-    (tmp_path / "m.csv").write_text("path,species_id,t_min,t_max,weight,sr\na.wav,0,1,9,1,\na.wav,x,1,,0,\n,1,,,1,\na.wav,-5,,,,1e99\n")
+    (tmp_path / "m.csv").write_text("path,species_id,t_min,t_max,weight,sr\na.wav,0,1,9,1,\na.wav,x,1,,-1,\n,1,,,1,\na.wav,-5,,,,1e99\n")
     with pytest.raises(TableError) as e: read_corpus(tmp_path / "m.csv")
     assert [(f.line, f.column) for f in e.value.faults] == [
         (2, "t_max"), (3, "species_id"), (3, "t_max"), (3, "t_min"), (3, "weight"), (4, "path"), (5, "sr"), (5, "species_id")]
@@ -140,14 +140,15 @@ def random_corpus(rng, n_recordings=30, n_species=4, n_boxes=150):
 
 
 def slow_frames(boxes, n_species, n_frames, seconds, complete):
-    "Every frame looks at every box: experts before others, present before absent, heavy before light."
+    "Every frame looks at every box: reviews first, the latest of them; experts before others, present before absent, heavy before light."
     value, weight = np.zeros((n_species, n_frames), np.float32), np.full((n_species, n_frames), complete, np.float32)
     for k in range(n_species):
-        spans = [((b.source in ("expert", "review"), b.presence, b.weight), int(n_frames * b.t_min / seconds), int(n_frames * b.t_max / seconds))
-                 for b in boxes.itertuples() if b.species_id == k]
+        rank = dict(expert=(1, 0))
+        spans = [((*((2, row) if b.source == "review" else rank.get(b.source, (0, 0))), b.presence, b.weight), int(n_frames * b.t_min / seconds), int(n_frames * b.t_max / seconds))
+                 for row, b in enumerate(boxes.itertuples()) if b.species_id == k]
         for n in range(n_frames):
             over = [said for said, start, stop in spans if start <= n < max(stop, start + 1)]
-            if over: _, value[k, n], weight[k, n] = max(over)
+            if over: *_, value[k, n], weight[k, n] = max(over)
     return value, weight
 
 
