@@ -62,7 +62,7 @@ def evaluate(
 ):
     "A table of a run's classes from its out-of-fold scores, and which is taken for which."
     from rfcx_kit.stages.crossval import evaluate_run
-    print(evaluate_run(run, out).to_string(float_format="%.3f"))
+    print(evaluate_run(run, out).to_string(float_format="{:.3f}".format))
     print(f"{out}, {Path(out).stem}-confusions.csv")
 
 # %% ../nbs/92_classify.ipynb #fdf5070d

@@ -191,7 +191,7 @@ def _score_species(table, labels, lines: bool, picture: str | None):
     from rfcx_kit.stages import score as s
     names = list(table.columns)
     each, confused = s.score_species(table, labels, names), s.confusions(table, labels, names)
-    if lines: print(each.assign(above=[f"{row.idxmax()} ({row.max():.2f})" if row.max() > 0 else "" for _, row in confused.iterrows()]).to_string(float_format="%.3f"))
+    if lines: print(each.assign(above=[f"{row.idxmax()} ({row.max():.2f})" if row.max() > 0 else "" for _, row in confused.iterrows()]).to_string(float_format="{:.3f}".format))
     if picture: s.plot_score(each, confused).savefig(picture, dpi=110)
 
 def check_submission(
@@ -234,7 +234,7 @@ def runs(
     from rfcx_kit.stages.experiments import find_runs, runs_table
     table = runs_table(find_runs(folder), stage)
     if out: table.to_csv(out)
-    print(table.to_string(float_format="%.3f", na_rep=""))
+    print(table.to_string(float_format="{:.3f}".format, na_rep=""))
 
 def sweep(
     *,
@@ -253,7 +253,7 @@ def sweep(
     if bool(grid) == bool(rows): raise ValueError("give --grid or --rows: what shall be tried?")
     trials = read_rows(rows) if rows else grid_rows(list(grid))
     recipes = {name: load_recipe(row_recipe(out, name, recipe, values), changes) for name, values in trials.items()}
-    print(run_all(corpus, recipes, out, store, workers, sys.stderr.isatty()).to_string(float_format="%.3f", na_rep=""))
+    print(run_all(corpus, recipes, out, store, workers, sys.stderr.isatty()).to_string(float_format="{:.3f}".format, na_rep=""))
 
 def check(
     *,
@@ -278,7 +278,7 @@ def proof(
 ):
     "What each part of re-labelling is worth on corpora of known truth: one run a row, one table."
     from rfcx_kit.proof import proof_table, prove
-    print(proof_table(prove(corpora, out, rows, recipe, changes)).to_string(float_format="%.3f"))
+    print(proof_table(prove(corpora, out, rows, recipe, changes)).to_string(float_format="{:.3f}".format))
 
 COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, runs, sweep, check, proof, bench, make_dataset, cv, evaluate)}
 

@@ -445,7 +445,7 @@ def measure_classifiers(
     _show(pd.concat([measure_gate(corpus, model, most, seeds), measure_species(clips, model, seeds)]), out)
 
 def _show(table, out):
-    print(table.to_string(index=False, float_format="%.3f"))
+    print(table.to_string(index=False, float_format="{:.3f}".format))
     if out: _write(table, out)
 
 # %% ../../nbs/motif/47_commands.ipynb #d9445887
