@@ -21,7 +21,7 @@ $(READY): settings.ini setup.py constraints.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[all,dev]"
 	@touch $@
 
-demo: $(READY) ## a synthetic rainforest, from a few labels to a scored submission and a report (7 minutes)
+demo: $(READY) ## a synthetic rainforest, from a few labels to a scored submission and a report (some minutes)
 	@$(BIN)/rfcx synth $(DEMO)/corpus
 	@$(BIN)/rfcx run --corpus $(DEMO)/corpus --recipe demo --out $(DEMO)/run
 
