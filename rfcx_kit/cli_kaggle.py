@@ -78,6 +78,7 @@ def push_kernel(
     else: about = sync.kernel_metadata(path, name or f"rfcx-{path.stem}", datasets, competitions, kernels, gpu, internet)
     sync.push_kernel(path, about, dry_run)
 
+# %% ../nbs/92_cli_kaggle.ipynb #07ba30e9
 def kernel_status(
     name: str, # slug or owner/slug
     *,
@@ -96,6 +97,7 @@ def fetch_output(
     from rfcx_kit.sync import kernels
     kernels.fetch_output(name, out)
 
+# %% ../nbs/92_cli_kaggle.ipynb #ee996990
 def download(
     competition: str, # as in its address: rfcx-species-audio-detection
     out: str, # a folder

@@ -141,6 +141,7 @@ def score_in_time(
     frame = pd.DataFrame.from_dict(table, orient="index").rename_axis("recording_id")
     return frame.set_axis([f"s{k}" for k in range(frame.shape[1])], axis=1)
 
+# %% ../../nbs/sync/55_deadline.ipynb #f5b0512f
 def _against_the_clock(trained, todo, journal, pace, rows, options, say):
     "Score what is to do; whenever the pace asks for less effort, go on with less."
     effort, told = Effort(len(trained)), pace.left
@@ -180,6 +181,7 @@ def to_columns(
     if unknown: warnings.warn(f"{len(unknown)} species are not known to the models and get 0: {', '.join(unknown[:5])}")
     return scores.set_axis(species, axis=1).reindex(columns=columns, fill_value=0.0)
 
+# %% ../../nbs/sync/55_deadline.ipynb #98dc167c
 def kernel_submission(
     scores: pd.DataFrame, # of `score_in_time`; empty if there was nothing to score
     species: list[str], # of the models

@@ -61,6 +61,7 @@ def _named(metadata: dict, api) -> dict:
     more = {k: [full_name(api, s) for s in metadata.get(k) or []] for k in ("dataset_sources", "kernel_sources")}
     return {**metadata, **more, "id": full_name(api, metadata["id"])}
 
+# %% ../../nbs/sync/53_kernels.ipynb #2cdcb947
 def push_kernel(
     notebook: str | Path, # an .ipynb
     metadata: dict, # as of `kernel_metadata`
@@ -107,6 +108,7 @@ def kernel_status(
     say(f"{name}: {state}")
     return state
 
+# %% ../../nbs/sync/53_kernels.ipynb #3210f9eb
 def _outputs(api, name: str) -> tuple[dict[str, str], str]: # file name -> address; the log
     "All files that a kernel's last run wrote."
     from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest

@@ -118,6 +118,7 @@ def _ready(api, name: str, timeout: float) -> str | None:
         status = dataset_status(api, name)
         if status in (None, "ready", "failed", "deleted"): return status
 
+# %% ../../nbs/sync/52_publish.ipynb #a9a8ee51
 def held(
     api,
     name: str, # "owner/slug"
@@ -202,6 +203,7 @@ def _arrived(api, name: str, sizes: dict[str, int], timeout: float):
         time.sleep(WAIT)
     raise KaggleError(f"{name} lacks {len(lacking)} of {len(sizes)} files ({', '.join(lacking[:5])}{' ...' if len(lacking) > 5 else ''}): the same command again sends them")
 
+# %% ../../nbs/sync/52_publish.ipynb #6ebaa705
 def push(
     parcel: Parcel,
     notes: str = "", # of the version
