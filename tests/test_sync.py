@@ -408,7 +408,7 @@ def test_no_secret_anywhere(kaggle, tmp_path, mels):
     assert set(kaggle.datasets["someone/my-models"][0].files) == {"fold0/stage1/model.pt", "recipe.yaml", "VERSION"}
 
 
-# wheels
+# the library, and wheels
 
 
 def tiny_wheel(folder: Path, name: str, needs: str = "") -> Path:
@@ -421,6 +421,15 @@ def tiny_wheel(folder: Path, name: str, needs: str = "") -> Path:
         z.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         z.writestr(f"{info}/RECORD", "")
     return path
+
+
+def test_the_library_travels_with_its_recipes_and_priors(tmp_path):
+    parcel = publish.library_parcel(ROOT, tmp_path)
+    data = {p.relative_to(ROOT).as_posix() for p in (ROOT / "rfcx_kit").rglob("*") if p.suffix in (".yaml", ".csv")}
+    assert any("clips/" in n for n in data) and any("priors/" in n for n in data)
+    assert data <= set(parcel.files)
+    wheel, = (p for n, p in parcel.files.items() if n.endswith(".whl"))
+    assert data <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_wheels_suffice_without_an_index(tmp_path, monkeypatch):
