@@ -222,7 +222,7 @@ def test_the_real_tables_in_figures(rfcx):
         "lowest frequency (Hz)": 93.75, "highest frequency (Hz)": 13687.5, "shortest (s)": 0.272, "longest (s)": 7.9239, "shortest (frames)": 17, "longest (frames)": 496,
         "confirmed, mean duration (s)": 2.5371, "confirmed, median duration (s)": 1.856, "confirmed rows by song type": "1,088 of type 1, 128 of type 4",
         "species with other song types than 1": "s16: 4, s17: 1 and 4, s23: 1 and 4", "classes, song types apart": 26,
-        "confirmed rows per species": "50, s2 37, s9 34, s17 40+28, s19 43, s20 40, s22 44, s23 50+50"}
+        "confirmed rows per species": "50 each, but s2 37, s9 34, s17 40+28, s19 43, s20 40, s22 44, s23 50+50"}
     assert per_species(rfcx).confirmed.sum() == 1216 and per_species(rfcx).refused.sum() == 7781
 
 

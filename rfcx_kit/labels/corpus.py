@@ -500,7 +500,8 @@ def _rows_per_species(species: pd.DataFrame, table: pd.DataFrame) -> str:
     n = table.groupby(["species_id", "songtype_id"]).size()
     each = {k: "+".join(str(x) for x in n[k]) if k in n.index.levels[0] else "0" for k in species.index} if len(n) else {}
     usual = pd.Series(list(each.values()), dtype="str").mode()
-    return ", ".join([f"{usual[0]}", *(f"{species.name[k]} {x}" for k, x in each.items() if x != usual[0])]) if each else "none"
+    others = [f"{species.name[k]} {x}" for k, x in each.items() if x != usual[0]]
+    return ", but ".join([f"{usual[0]} each", *([", ".join(others)] if others else [])]) if each else "none"
 
 def _songtypes_beyond_one(corpus: Corpus) -> str:
     types = corpus.annotations.groupby("species_id").songtype_id.unique().map(sorted)
