@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'CLIPS', 'ClipConfig', 'place_windows', 'centre_windows', 'random_windows', 'exact_windows', 'SampleConfig',
-           'draw', 'plan_epoch', 'agreeing', 'cut_window', 'padded', 'Clips', 'cell_boxes', 'SoundClips',
-           'AugmentConfig', 'augment_picture', 'ClipDataset', 'RecordingDataset']
+           'draw', 'plan_epoch', 'agreeing', 'cut_window', 'padded', 'Clips', 'cell_boxes', 'cells_within',
+           'SoundClips', 'AugmentConfig', 'augment_picture', 'ClipDataset', 'RecordingDataset']
 
 # %% ../../nbs/stages/30_dataset.ipynb #66006db7
 from collections.abc import Callable
@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..labels.corpus import EXPERTS, Corpus
-from ..labels.targets import frame_bounds, frame_targets, judgements
+from ..labels.targets import Painter, frame_bounds, frame_targets, judgements
 from ..model.mixing import add_sounds, union_targets
 from ..sound.audio import read_audio
 from ..sound.augment import Sound, WavePipeline, generator, sound, within_band
@@ -199,6 +199,8 @@ class Clips:
         self.recordings = corpus.recordings[["n_frames", "seconds", "complete", "path"]].to_dict("index")
         self.annotations = {i: judgements(own) for i, own in corpus.annotations.groupby("recording_id")}
         self.none = [corpus.annotations.iloc[:0]]
+        self.painters: dict[tuple, Painter] = {} # (recording, opinion): made when first asked for, as are
+        self.cells: dict[tuple, np.ndarray] = {} # the boxes in cells of the whole recording
 
     def mel(self, recording_id: str, start: int, stop: int | None = None) -> np.ndarray:
         "dB, float32 [mels, window]; with a `stop` before the window's end, only that much of it, padded at the recording's noise floor."
@@ -206,17 +208,21 @@ class Clips:
         if stop is None or stop - start >= window: return cut_window(mel, start, window)
         return padded(np.array(mel[:, start:stop], np.float32), window, np.median(mel, axis=1).astype(np.float32))
 
-    def known(self, recording_id: str, rng: np.random.Generator | None = None) -> pd.DataFrame:
-        "The annotations of a recording; of judges whose opinions are kept apart, one is drawn."
-        opinions = self.annotations.get(recording_id, self.none)
-        return opinions[0 if rng is None or len(opinions) == 1 else rng.integers(len(opinions))]
+    def opinion(self, recording_id: str, rng: np.random.Generator) -> int:
+        "Of judges whose opinions of a recording are kept apart, one is drawn."
+        n = len(self.annotations.get(recording_id, self.none))
+        return 0 if n == 1 else int(rng.integers(n))
 
-    def targets(self, recording_id: str, start: int, stop: int | None = None, known: pd.DataFrame | None = None) -> tuple[np.ndarray, np.ndarray]:
-        "Value and weight, float32 [species, window], by the annotations `known`; nothing is known of what is not shown."
-        r = self.recordings[recording_id]
-        both = frame_targets(self.known(recording_id) if known is None else known, self.n_species, int(r["n_frames"]), r["seconds"], complete=r["complete"])
-        parts = [t[:, start : min(stop or start + self.clip.window, start + self.clip.window)] for t in both]
-        return tuple(np.pad(t, ((0, 0), (0, self.clip.window - t.shape[1]))) for t in parts)
+    def known(self, recording_id: str, opinion: int = 0) -> pd.DataFrame:
+        "The annotations of a recording."
+        return self.annotations.get(recording_id, self.none)[opinion]
+
+    def targets(self, recording_id: str, start: int, stop: int | None = None, opinion: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        "Value and weight, float32 [species, window]; nothing is known of what is not shown."
+        key, r, window = (recording_id, opinion), self.recordings[recording_id], self.clip.window
+        if key not in self.painters: self.painters[key] = Painter(self.known(*key), self.n_species, int(r["n_frames"]), r["seconds"], r["complete"])
+        parts = self.painters[key].span(start, min(stop or start + window, start + window))
+        return tuple(np.pad(t, ((0, 0), (0, window - t.shape[1]))) for t in parts)
 
     def per_frame(self, recording_id: str) -> float:
         "Seconds from frame to frame, as targets count them."
@@ -229,11 +235,12 @@ class Clips:
 
     def picture(self, recording_id: str, start: int, stop: int, rng: np.random.Generator, boxes: bool = False) -> Picture:
         "A clip with its targets, and its boxes where they are asked for."
-        known = self.known(recording_id, rng)
-        mel, (value, weight) = self.mel(recording_id, start, stop), self.targets(recording_id, start, stop, known)
+        key = recording_id, self.opinion(recording_id, rng)
+        mel, (value, weight) = self.mel(recording_id, start, stop), self.targets(recording_id, start, stop, key[1])
         if not boxes: return Picture(mel, value, weight, np.empty((0, 5), int))
-        shown = min(stop - start, self.clip.window)
-        return Picture(mel, value, weight, cell_boxes(self.boxes(recording_id, start, known), shown, self.per_frame(recording_id), len(mel), getattr(self.store, "config", None)))
+        if key not in self.cells:
+            self.cells[key] = cell_boxes(self.known(*key), int(self.recordings[recording_id]["n_frames"]), self.per_frame(recording_id), len(mel), getattr(self.store, "config", None))
+        return Picture(mel, value, weight, cells_within(self.cells[key], start, min(stop, start + self.clip.window)))
 
 # %% ../../nbs/stages/30_dataset.ipynb #121c9c27
 def cell_boxes(
@@ -252,6 +259,15 @@ def cell_boxes(
         low = np.clip(np.floor(low), 0, n_mels - 1).astype(int)
         high = np.clip(np.ceil(high), low + 1, n_mels).astype(int)
     return np.stack([boxes.species_id.to_numpy(), start, stop, low, high], 1).astype(int).reshape(-1, 5)
+
+def cells_within(
+    cells: np.ndarray, # of `cell_boxes`
+    start: int, # frame
+    stop: int, # frame after the last
+) -> np.ndarray: # int [boxes, 5], frames counted from `start`
+    "The boxes that a span of frames shows, or the part of them that it shows."
+    cells = cells[(cells[:, 1] < stop) & (cells[:, 2] > start)]
+    return np.concatenate([cells[:, :1], cells[:, 1:3].clip(start, stop) - start, cells[:, 3:]], axis=1)
 
 # %% ../../nbs/stages/30_dataset.ipynb #49fd6cda
 class SoundClips(Clips):
@@ -275,7 +291,7 @@ class SoundClips(Clips):
         margin = ceil(config.n_fft / 2 / config.hop_length)
         first, last = max(0, start - margin), min(stop + margin, n)
         wave = read_audio(self.recordings[recording_id]["path"], config.sample_rate, first * config.seconds_per_frame, (last - first) * config.seconds_per_frame)
-        return sound(wave, config.sample_rate, self.boxes(recording_id, first, self.known(recording_id, rng))), start - first
+        return sound(wave, config.sample_rate, self.boxes(recording_id, first, self.known(recording_id, 0 if rng is None else self.opinion(recording_id, rng)))), start - first
 
     def picture(self, recording_id: str, start: int, stop: int, rng: np.random.Generator, boxes: bool = False) -> Picture:
         "A clip whose sound was changed, its targets painted where the boxes have gone."
@@ -341,12 +357,17 @@ class ClipDataset(Dataset):
         augment: AugmentConfig,
         seed: tuple[int, int], # of the training, and the epoch
     ):
-        self.clip, self.augment, self.seed = clip, augment, seed
+        self.clip, self.augment = clip, augment
         self.clips = SoundClips(corpus, store, clip, WavePipeline(augment.wave)) if augment.wave else Clips(corpus, store, clip)
         self.image = ImagePipeline(augment.image)
         self.with_boxes = bool(augment.freq_mask or augment.time_mask or augment.image)
-        self.ids, self.starts, self.stops = list(plan.recording_id), plan.start.to_numpy(), plan.stop.to_numpy()
         self.lengths = corpus.recordings.n_frames
+        self.show(plan, seed)
+
+    def show(self, plan: pd.DataFrame, seed: tuple[int, int]) -> "ClipDataset":
+        "From now on the clips of another epoch; what the labels say of a recording is not worked out again."
+        self.seed, self.ids, self.starts, self.stops = seed, list(plan.recording_id), plan.start.to_numpy(), plan.stop.to_numpy()
+        return self
 
     def __len__(self): return len(self.ids)
 

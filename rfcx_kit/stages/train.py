@@ -112,7 +112,7 @@ class LitSED(L.LightningModule):
         super().__init__()
         self.model, self.store, self.train_set, self.valid_set = model, store, train, valid
         self.clip, self.cfg, self.seed = clip, config, seed
-        self.scores, self.losses = [], []
+        self.scores, self.losses, self.clips = [], [], None
 
     @property
     def loss(self): return make_loss(self.cfg.loss) # not kept: processes of other devices are sent this object
@@ -122,7 +122,9 @@ class LitSED(L.LightningModule):
         return plan_epoch(self.train_set, self.clip, self.cfg.sample, generator(self.seed, epoch, PLAN))
 
     def train_dataloader(self):
-        clips = ClipDataset(self.train_set, self.store, self.plan(self.current_epoch), self.clip, self.cfg.augment, (self.seed, self.current_epoch))
+        plan, seed = self.plan(self.current_epoch), (self.seed, self.current_epoch)
+        if self.clips is None: self.clips = ClipDataset(self.train_set, self.store, plan, self.clip, self.cfg.augment, seed)
+        clips = self.clips.show(plan, seed)
         ragged = len(clips) % self.cfg.batch_size == 1 and len(clips) > 1 # batch norm cannot learn from one clip
         return DataLoader(clips, self.cfg.batch_size, num_workers=self.cfg.workers, drop_last=ragged, pin_memory=torch.cuda.is_available())
 
