@@ -32,10 +32,13 @@ def make_dataset(
 def recipe_kind(
     command: str, # of the command line
 ) -> type: # the dataclass of its recipe
-    "Which settings a command takes: `rfcx cv` those of clips, the others those of the main job."
+    "Which settings a command takes: `rfcx cv` those of clips, `rfcx predict` those of a look at recordings, the others those of the main job."
     if command == "cv":
         from rfcx_kit.stages.crossval import ClipRecipe
         return ClipRecipe
+    if command == "predict":
+        from rfcx_kit.stages.predict import Prediction
+        return Prediction
     from rfcx_kit.recipe import Recipe
     return Recipe
 

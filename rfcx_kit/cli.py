@@ -139,22 +139,32 @@ def predict(
     sample: str | None = None, # runs of rfcx cv: sample_submission.csv, whose rows and columns are asked for
     tables: list[str] = (), # runs of rfcx cv: also detections for ["raven", "audacity", "kaleidoscope"], in the folder OUT.detections
     threshold: float | None = None, # of detections; default: the recipe's, or .5
+    changes: list[str] = (), # --predict.tta '["shift"]' and the like: how to look, if not as the run's recipe does
 ):
     "Score recordings with the models of a run; a run of rfcx cv gives a row per five seconds."
-    if is_clip_run(run): return predict_clips(run, files, out, batch_size, precision, on_problem, sample, list(tables), threshold)
+    if is_clip_run(run):
+        if changes: raise ValueError(f"{changes[0]}: {run} is a run of rfcx cv, whose models look at rows of five seconds, and in no other way")
+        return predict_clips(run, files, out, batch_size, precision, on_problem, sample, list(tables), threshold)
     import shutil
     from rfcx_kit.labels.corpus import read_corpus, read_files
     from rfcx_kit.problems import Problems
-    from rfcx_kit.stages.predict import find_how, find_models, find_pool, predict as score
+    from rfcx_kit.stages.predict import find_models, find_pool, predict as score
     from rfcx_kit.stages.submit import write_submission
     if bool(files) == bool(corpus): raise ValueError("give sound files, or --corpus")
     recordings = (read_corpus(corpus) if corpus else read_files(files)).recordings
     problems, journal = Problems(on_problem), Path(f"{out}.journal")
-    table = score(find_models(run, stage), recordings, journal, pool=pool or find_pool(run), how=find_how(run), batch_size=batch_size, workers=workers, precision=precision, problems=problems, progress=sys.stderr.isatty())
+    table = score(find_models(run, stage), recordings, journal, pool=pool or find_pool(run), how=_look(run, changes), batch_size=batch_size, workers=workers, precision=precision, problems=problems, progress=sys.stderr.isatty())
     write_submission(table, out)
     if problems.rows: problems.save(f"{out}.problems.csv")
     shutil.rmtree(journal)
     print(f"{out}: {len(table)} recordings scored" + (f", {len(problems.rows)} could not be read, see {out}.problems.csv" if problems.rows else ""))
+
+def _look(run: str, changes: list[str]):
+    "How to look at recordings: as the run's recipe says, but for the changes."
+    from rfcx_kit.stages.predict import Prediction, find_how
+    if not changes: return find_how(run)
+    from rfcx_kit.recipe import changed
+    return changed(dict(predict=vars(find_how(run))), changes, Prediction).predict
 
 # %% ../nbs/91_cli.ipynb #1fcc4b47
 def score(
@@ -319,10 +329,12 @@ def split_changes(
     keys: set[str], # fields of a recipe
 ) -> tuple[list[str], list[str]]: # the command's own arguments, the recipe's
     "Tell a recipe's values (--stage1.lr 1e-3, --seed=2) from the command's own arguments."
-    own, changes, to = [], [], None
+    own, changes, waits = [], [], False # waits: a change that has yet to get its value
     for arg in args:
-        if arg.startswith("--"): to = changes if arg[2:].split("=")[0].split(".")[0] in keys else own
-        (own if to is None else to).append(arg)
+        name, given, _ = arg.partition("=")
+        change = name.startswith("--") and name[2:].split(".")[0] in keys
+        (changes if change or (waits and not arg.startswith("--")) else own).append(arg)
+        waits = change and not given
     return own, changes
 
 # %% ../nbs/91_cli.ipynb #107f8652
@@ -352,10 +364,10 @@ def _call(command: str, args: list[str]):
     recipe = "changes" in inspect.signature(function).parameters
     changes: list[str] = []
     if recipe:
-        from rfcx_kit.recipe import recipe_parser
         kind = recipe_kind(command)
         args, changes = split_changes(args, set(kind.__dataclass_fields__))
         if {"-h", "--help"} & set(args):
+            from rfcx_kit.recipe import recipe_parser
             print(make_parser(command).format_help(), "\nAny value of the recipe:\n", recipe_parser(kind=kind).format_help().split("\n\n", 1)[-1])
             return
     given = make_parser(command).parse_args([_flag(a) if a.startswith("--") else a for a in args]).as_dict()

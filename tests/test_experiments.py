@@ -64,6 +64,27 @@ def test_waveform_training_is_the_same_again(place):
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+def test_predict_looks_as_it_is_told(place, capsys):
+    from rfcx_kit.stages.predict import PredictConfig, find_models, predict
+
+    run, files = place / "sweep/loud", [str(p) for p in sorted((place / "forest/test").glob("*.flac"))]
+    def scores(name, *looks): # the values before the files, as people write them
+        assert main(["predict", str(run), *looks, *files, "--out", str(place / f"{name}.csv"), "--precision", "32-true"]) == 0
+        return pd.read_csv(place / f"{name}.csv", index_col=0)
+    own, same = scores("own"), scores("same", "--predict.windows", "[128, 96]", "--predict.over=top2", "--predict.tta", '["shift"]')
+    pd.testing.assert_frame_equal(own, same)
+    told = scores("told", "--predict.windows", "[64]", "--predict.tta", "[]", "--predict.smooth", "5", "--predict.over", "noisy_or")
+    how = PredictConfig(windows=[64], smooth=5, over="noisy_or")
+    recordings = read_corpus(place / "forest").recordings.query("split == 'test'")
+    wanted = predict(find_models(run), recordings, place / "wanted", pool="both", precision="32-true", how=how, progress=False)
+    np.testing.assert_allclose(told, wanted.loc[told.index], atol=1e-5)
+    assert not np.allclose(told, own, atol=1e-3)
+    capsys.readouterr()
+    for wrong, said in [(("--predict.looks", "2"), "there are: windows"), (("--predict.windws=[64]",), "did you mean predict.windows?"), (("--predict.tta", '["shfit"]'), "there are shift"), (("--predict.windows", "wide"), "predict.windows")]:
+        assert main(["predict", str(run), *files, *wrong, "--out", str(place / "no.csv")]) == 1
+        assert said in capsys.readouterr().err and not (place / "no.csv").exists()
+
+
 def test_checks_speak(place, capsys):
     assert main(["check", "--recipe", "rfcx_2nd_stage_cpu", "--corpus", str(place / "forest")]) == 0
     with pytest.raises(SystemExit): main(["check", "--recipe", str(place / "tiny.yaml"), "--stage1.schedule", "step", "--stage1.step_size", "9", "--mel.f_max", "9000", "--corpus", str(place / "forest")])
