@@ -271,14 +271,16 @@ def check(
 
 def proof(
     *corpora: str, # folders whose complete truth is known (truth_train.csv, truth_test.csv): one for each seed
-    out: str, # folder of all runs and of proof.csv; the same command goes on where it was stopped
-    rows: list[str] = (), # names of rows; default: all
+    out: str, # folder of all runs, proof.csv, table.csv and table.md; the same command goes on where it was stopped
+    rows: list[str] = (), # names of rows, on every corpus; default: the main rows on every corpus, the others on the first
     recipe: str = "rfcx_2nd_stage_cpu", # the base of every row
-    changes: list[str] = (), # of every row: --cycles 3
+    dry_run: bool = False, # only say how many clips each row would train on
+    changes: list[str] = (), # of every row: --cycles 2 --stage1.epochs 6; three cycles where it does not say
 ):
-    "What each part of re-labelling is worth on corpora of known truth: one run a row, one table."
-    from rfcx_kit.proof import proof_table, prove
-    print(proof_table(prove(corpora, out, rows, recipe, changes)).to_string(float_format="{:.3f}".format))
+    "What each part of re-labelling is worth on corpora of known truth: rows of equal budget, one table."
+    from rfcx_kit.proof import estimate, plan_rows, prove
+    if dry_run: print(estimate(plan_rows(corpora, out, rows, recipe, changes)))
+    else: print(prove(corpora, out, rows, recipe, changes).to_string(float_format="{:.3f}".format))
 
 COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, runs, sweep, check, proof, bench, make_dataset, cv, evaluate)}
 
