@@ -168,34 +168,66 @@ def _look(run: str, changes: list[str]):
 
 # %% ../nbs/91_cli.ipynb #1fcc4b47
 def score(
-    scores: str, # a submission or out-of-fold table, CSV or Parquet: recording_id and a column per species
-    *,
+    *scores: str, # submissions or out-of-fold tables, CSV or Parquet: recording_id and a column per species
     truth: str | None = None, # the complete truth, a CSV of boxes such as truth_test.csv
     corpus: str | None = None, # or a corpus (also a manifest): the readings by its labels
-    boxes: str | None = None, # a boxes.parquet of a run, for known-only AUC; with --corpus
+    boxes: list[str] = (), # for each table a run's folder, or a boxes.parquet of one, for known-only AUC; with --corpus
     prior: str | None = None, # how often each species calls, for the prior-weighted reading: rfcx, or a CSV
     windows: bool = False, # a recording's rows are its windows: the highest counts
+    ensemble: Literal["mean", "rank", "geometric", "fitted"] | None = None, # of several tables; fitted: each species' weights by the experts' answers (--boxes)
+    out: str | None = None, # write the ensemble there, CSV or Parquet
+    events: str | None = None, # spans to hold against the calls of --truth: the labels of a cycle, or a CSV with recording_id, species_id, t_min, t_max
+    overlap: float = 0.0, # time in common over time covered that makes a span right; 0: any
     species: bool = False, # a line per species, and who is most often ranked above it
     picture: str | None = None, # also draw bars per species and confusions: a PNG, SVG or PDF
     public_share: float | None = None, # .21, say: how far would a public leaderboard of this share of the test half lead astray?
     public_size: int = 418, # and of so many recordings
 ):
-    "What a table of scores is worth: up to three readings with 90 % intervals over recordings, against the truth or by the labels that are there."
-    import pandas as pd
+    "What tables of scores are worth, alone and together: up to three readings with 90 % intervals over recordings, against the truth or by the labels that are there; and spans against calls."
     from rfcx_kit.labels.corpus import read_corpus, read_truth
     from rfcx_kit.stages import score as s
     if bool(truth) == bool(corpus): raise ValueError("give --truth or --corpus")
-    table = s.read_scores(scores, windows)
-    labels = read_truth(truth, table.shape[1]) if truth else read_corpus(corpus).annotations
-    if labels.species_id.max() >= table.shape[1]: raise ValueError(f"the labels name species {labels.species_id.max()}, but {scores} has {table.shape[1]} columns of scores")
-    given = dict(boxes=pd.read_parquet(boxes).score if boxes else None)
-    if prior:
-        from rfcx_kit.stages.calibrate import read_prior
-        given["prior"] = read_prior(prior, table.shape[1])
-    found, between = s.readings(table, labels, **given), s.intervals(table, labels, **given)
-    for name, value in found.items(): print(f"{name:12} {value:.4f}" + ("   {:.4f} to {:.4f}".format(*between[name]) if name in between else "") if isinstance(value, float) else f"{name:12} {value}")
-    if public_share: print("\n".join(s.describe_spread(s.leaderboard_spread(table, labels, public_size, public_share))))
-    if species or picture: _score_species(table, labels, species, picture)
+    if not scores and not events: raise ValueError("give tables of scores, or --events with a table of spans")
+    tables, n = {path: s.read_scores(path, windows) for path in scores}, 10**6
+    for path, table in tables.items(): n = table.shape[1]
+    labels = read_truth(truth, n) if truth else read_corpus(corpus).annotations
+    if labels.species_id.max() >= n: raise ValueError(f"the labels name species {labels.species_id.max()}, but {path} has {n} columns of scores")
+    if scores: table = _score_tables(tables, labels, list(boxes), prior, ensemble, out)
+    if public_share and scores: print("\n".join(s.describe_spread(s.leaderboard_spread(table, labels, public_size, public_share))))
+    if scores and (species or picture): _score_species(table, labels, species, picture)
+    if events: _score_events(events, labels if truth else None, n, overlap, species)
+
+def _score_tables(tables: dict, labels, boxes: list[str], prior: str | None, how: str | None, out: str | None):
+    "Print the readings of each table, and of their ensemble; the last of them."
+    from rfcx_kit.stages import calibrate as c, score as s
+    n = next(iter(tables.values())).shape[1]
+    if boxes and len(boxes) != len(tables): raise ValueError(f"--boxes names {len(boxes)} places for {len(tables)} tables of scores; give one for each")
+    answers = [s.read_boxes(b) for b in boxes] or [None] * len(tables)
+    if how:
+        if len(tables) < 2: raise ValueError("an ensemble takes two tables or more")
+        if how == "fitted" and not boxes: raise ValueError("a fitted ensemble learns its weights from the experts' answers: give --corpus, and --boxes with a run's folder for each table")
+        weights = c.ensemble_weights(answers, labels, n) if how == "fitted" else None
+        together = c.ensemble(list(tables.values()), "mean" if weights is not None else how, weights)
+        tables, answers = {**tables, f"{how} of {len(tables)}": together}, [*answers, c.ensemble_boxes(answers, labels, how, weights) if boxes else None]
+        if out: _write_scores(together, out)
+    given = dict(prior=c.read_prior(prior, n)) if prior else {}
+    for (name, table), box in zip(tables.items(), answers):
+        if len(tables) > 1: print(name)
+        found, between = s.readings(table, labels, box, **given), s.intervals(table, labels, box, **given)
+        for key, value in found.items(): print(f"{key:12} {value:.4f}" + ("   {:.4f} to {:.4f}".format(*between[key]) if key in between else "") if isinstance(value, float) else f"{key:12} {value}")
+    return table
+
+def _write_scores(table, out: str):
+    from rfcx_kit.journal import whole
+    with whole(out) as tmp: table.to_parquet(tmp) if str(out).endswith(".parquet") else table.to_csv(tmp)
+
+def _score_events(path: str, truth, n: int, overlap: float, species: bool):
+    from rfcx_kit.stages import score as s
+    if truth is None: raise ValueError("--events needs --truth: where labels are not complete, a span that meets none is not wrong")
+    spans = s.read_spans(path, n)
+    for name, value in s.event_scores(spans, truth, overlap).items(): print(f"{name:12} {value:.4f}" if isinstance(value, float) else f"{name:12} {value}")
+    names = [f"s{k}" for k in range(1 + max([*spans.species_id, *truth.species_id], default=0))]
+    if species: print(s.event_species(spans, truth, names, overlap).to_string(float_format="{:.3f}".format))
 
 def _score_species(table, labels, lines: bool, picture: str | None):
     from rfcx_kit.stages import score as s
@@ -281,14 +313,16 @@ def check(
 
 def proof(
     *corpora: str, # folders whose complete truth is known (truth_train.csv, truth_test.csv): one for each seed
-    out: str, # folder of all runs and of proof.csv; the same command goes on where it was stopped
-    rows: list[str] = (), # names of rows; default: all
+    out: str, # folder of all runs, proof.csv, table.csv and table.md; the same command goes on where it was stopped
+    rows: list[str] = (), # names of rows, on every corpus; default: the main rows on every corpus, the others on the first
     recipe: str = "rfcx_2nd_stage_cpu", # the base of every row
-    changes: list[str] = (), # of every row: --cycles 3
+    dry_run: bool = False, # only say how many clips each row would train on
+    changes: list[str] = (), # of every row: --cycles 2 --stage1.epochs 6; three cycles where it does not say
 ):
-    "What each part of re-labelling is worth on corpora of known truth: one run a row, one table."
-    from rfcx_kit.proof import proof_table, prove
-    print(proof_table(prove(corpora, out, rows, recipe, changes)).to_string(float_format="{:.3f}".format))
+    "What each part of re-labelling is worth on corpora of known truth: rows of equal budget, one table."
+    from rfcx_kit.proof import estimate, plan_rows, prove
+    if dry_run: print(estimate(plan_rows(corpora, out, rows, recipe, changes)))
+    else: print(prove(corpora, out, rows, recipe, changes).to_string(float_format="{:.3f}".format))
 
 COMMANDS = {f.__name__.replace("_", "-"): f for f in (run, synth, prepare, train, predict, relabel, score, check_submission, report, runs, sweep, check, proof, bench, make_dataset, cv, evaluate)}
 

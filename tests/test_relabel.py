@@ -50,3 +50,41 @@ def test_a_clip_draws_one_of_the_judges_that_are_kept_apart():
     clips, rng = Clips(Corpus(recordings, said, species_table("abc")), None, ClipConfig(window=20)), np.random.default_rng(0)
     drawn = {tuple(clips.targets("r", 0, opinion=clips.opinion("r", rng))[1][:, 0]) for _ in range(20)}
     assert drawn == {(1, 1, 0), (1, 0, 1)}  # the expert always, and one judge at a time
+
+
+def test_ensembles_and_events_at_the_command_line(tmp_path, capsys):
+    "Two tables, each knowing one species, alone and together; and spans against calls. All by hand."
+    from rfcx_kit.cli import main
+
+    rng, n = np.random.default_rng(0), 200
+    species = rng.integers(0, 2, n)
+    ids = [f"r{k:03d}" for k in range(n)]
+    boxes = pd.DataFrame(dict(recording_id=ids, species_id=species, songtype_id=1, t_min=1.0, f_min=500.0, t_max=2.0, f_max=900.0))
+    manifest = boxes.drop(columns="songtype_id").rename(columns=dict(species_id="species")).assign(path=[f"{i}.wav" for i in ids], presence=rng.integers(0, 2, n))
+    manifest.to_csv(tmp_path / "corpus.csv", index=False)
+    from rfcx_kit.labels.corpus import read_corpus
+
+    known = read_corpus(tmp_path / "corpus.csv").annotations
+    recordings = pd.Index(sorted(set(known.recording_id)), name="recording_id")
+    for k, name in enumerate("ab"):
+        score = np.where(known.species_id == k, 0.1 + 0.8 * known.presence, rng.random(len(known)))
+        pd.DataFrame(dict(score=score), known.index).to_parquet(tmp_path / f"{name}.boxes.parquet")
+        table = pd.DataFrame(rng.random((len(recordings), 2)), recordings, ["s0", "s1"])
+        table.to_csv(tmp_path / f"{name}.csv")
+    paths = [str(tmp_path / f"{name}.csv") for name in "ab"]
+    given = ["--corpus", str(tmp_path / "corpus.csv"), "--boxes", str([str(tmp_path / f"{name}.boxes.parquet") for name in "ab"]).replace("'", '"')]
+    assert main(["score", *paths, *given, "--ensemble", "fitted", "--out", str(tmp_path / "both.csv")]) == 0
+    auc = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines() if line.startswith("known_auc")]
+    assert len(auc) == 3 and auc[2] > 0.99 > max(auc[:2])
+    a, b, both = (pd.read_csv(tmp_path / f"{name}.csv", index_col=0) for name in ("a", "b", "both"))
+    assert ((both.s0 - a.s0).abs() < (both.s0 - b.s0).abs()).all() and ((both.s1 - b.s1).abs() < (both.s1 - a.s1).abs()).all()
+    assert main(["score", *paths, *given[:2], "--ensemble", "mean", "--out", str(tmp_path / "both.csv")]) == 0
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "both.csv", index_col=0), (a + b) / 2)
+    assert main(["score", *paths, *given[:2], "--ensemble", "fitted"]) == 1 and "--boxes" in capsys.readouterr().err
+
+    boxes.to_csv(tmp_path / "truth.csv", index=False)
+    boxes.iloc[:50].assign(t_min=[1.5] * 25 + [5.0] * 25, t_max=6.0).to_csv(tmp_path / "spans.csv", index=False)
+    assert main(["score", "--events", str(tmp_path / "spans.csv"), "--truth", str(tmp_path / "truth.csv")]) == 0
+    said = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert said == dict(spans="50", calls="200", precision="0.5000", recall="0.1250", f1="0.2000")
+    assert main(["score", "--events", str(tmp_path / "spans.csv"), *given[:2]]) == 1 and "needs --truth" in capsys.readouterr().err

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Curve', 'CALIBRATIONS', 'PRIORS', 'ENSEMBLES', 'along_curves', 'logit', 'logistic_curve', 'shift_curve',
            'platt_curve', 'isotonic_curve', 'calibration', 'species_thresholds', 'plot_precision_recall', 'read_prior',
-           'prior_curves', 'match_prior', 'ensemble', 'ensemble_weights']
+           'prior_curves', 'match_prior', 'ensemble', 'ensemble_weights', 'ensemble_boxes']
 
 # %% ../../nbs/stages/29_calibrate.ipynb #5ea360b6
 from collections.abc import Callable, Sequence
@@ -216,3 +216,16 @@ def ensemble_weights(
             credit = (part / part.sum(0)).sum(1) + prior_answers
             weights[:, k] = credit / credit.sum()
     return weights
+
+# %% ../../nbs/stages/29_calibrate.ipynb #2f58b508
+def ensemble_boxes(
+    boxes: Sequence[pd.Series], # of each model: score of each expert box by the annotation's row number
+    annotations: pd.DataFrame, # the experts' boxes
+    how: str = "mean", # mean, rank, geometric, fitted
+    weights: np.ndarray | None = None, # [models, species], for fitted
+) -> pd.Series: # by the annotation's row number
+    "Several models' box scores as one; ranks are taken over all boxes."
+    common = sorted(set.intersection(*(set(b.index) for b in boxes)))
+    scores = np.stack([b.loc[common].to_numpy(float) for b in boxes])[:, :, None] # [models, boxes, 1]
+    w = np.full((len(boxes), 1, 1), 1 / len(boxes)) if weights is None else weights[:, annotations.species_id.loc[common]][:, :, None]
+    return pd.Series(ENSEMBLES["mean" if how == "fitted" else how](scores, w)[:, 0], index=common)

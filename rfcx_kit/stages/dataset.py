@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from ..labels.audit import label_key
 from ..labels.corpus import EXPERTS, Corpus
 from ..labels.targets import Painter, frame_bounds, frame_targets, judgements
 from ..model.mixing import add_sounds, union_targets
@@ -160,12 +161,12 @@ def plan_epoch(
 # %% ../../nbs/stages/30_dataset.ipynb #8b11b528
 def agreeing(
     annotations: pd.DataFrame,
-    boxes: pd.Series, # highest score in each box, by models that have not seen it; by the annotation's row number
+    boxes: pd.Series, # highest score in each box, by models that have not seen it; by the annotation's `label_key`, whatever row it stands in
     below: float, # refused boxes that score less are kept
 ) -> pd.DataFrame: # the annotations without the refused boxes that are in doubt
     "Refused boxes only where a trained model agrees with them."
     refused = annotations.source.isin(EXPERTS) & (annotations.presence <= 0.5)
-    doubted = refused & (boxes.reindex(annotations.index) >= below)
+    doubted = refused & (label_key(annotations).map(boxes.groupby(level=0).max()) >= below)
     return annotations[~doubted]
 
 # %% ../../nbs/stages/30_dataset.ipynb #7ad8b727

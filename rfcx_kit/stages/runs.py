@@ -49,7 +49,7 @@ class Run:
     progress: bool = True
     say: Callable = print
 
-    @cached_property
+    @property
     def reviews(self) -> pd.DataFrame:
         "What people corrected so far: annotations with `replaces`; of `rfcx labels import`."
         path = self.folder / "reviews.parquet"
@@ -276,6 +276,11 @@ def _weighed(labels: pd.DataFrame, factors: dict[str, float]) -> pd.DataFrame:
     return labels[labels.weight > 0].reset_index(drop=True)
 
 # %% ../../nbs/stages/38_runs.ipynb #9e4465ce
+def _box_scores(run: Run, stage: str) -> pd.Series:
+    "The highest score in each expert's box, by the box's key: rows of a stage's labels are numbered anew."
+    boxes = judge(run, stage)[1]
+    return boxes.set_axis(label_key(run.train.annotations.loc[boxes.index]))
+
 def train_stage(
     run: Run,
     stage: str, # stage1, stage2, cycle1, ...
@@ -284,7 +289,7 @@ def train_stage(
     "Train a stage's models, one a fold; those that are there are left alone."
     before, config = stage_before(run, stage), run.stages[stage]
     labels = stage_labels(run, stage)
-    shown = agreeing(labels, judge(run, before)[1], config.sample.agreed) if config.sample.agreed and before else labels
+    shown = agreeing(labels, _box_scores(run, before), config.sample.agreed) if config.sample.agreed and before else labels
     of_test = set(labels.recording_id) & set(run.test.recordings.index)
     corpus = Corpus(pd.concat([run.train.recordings, run.test.recordings]) if of_test else run.train.recordings, shown, run.corpus.species)
     model, jobs = replace(run.recipe.model, n_species=run.corpus.n_species), []

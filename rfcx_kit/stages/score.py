@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_SCORES', 'file_truth', 'readings', 'score_species', 'leaderboard_spread', 'describe_spread', 'intervals',
-           'confusions', 'plot_score', 'event_scores', 'read_scores']
+           'confusions', 'plot_score', 'event_scores', 'event_species', 'read_scores', 'read_boxes', 'read_spans']
 
 # %% ../../nbs/stages/36_score.ipynb #ad9d6c8f
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..labels.audit import overlaps
+from ..labels.corpus import annotation_table
 from ..model.metrics import _precisions, aligned, auc_per_species, known_auc, lwlrap, lwlrap_per_class, precision_recall, prior_weighted_lwlrap
 from ..problems import extra
 
@@ -187,6 +188,18 @@ def event_scores(
     precision, recall = share(right.sum(), len(mine)), share(found.sum(), len(true))
     return dict(spans=len(mine), calls=len(true), precision=precision, recall=recall, f1=share(2 * precision * recall, precision + recall))
 
+
+def event_species(
+    spans: pd.DataFrame, # annotations; positives count
+    truth: pd.DataFrame, # annotations, complete
+    names: list[str], # of the species
+    min_overlap: float = 0.0, # time in common over time covered, 0 to 1
+) -> pd.DataFrame: # index species; what `event_scores` gives, for species that are in either table
+    "Events species by species."
+    there = sorted({*spans.species_id, *truth.species_id})
+    rows = [event_scores(spans[spans.species_id == k], truth[truth.species_id == k], min_overlap) for k in there]
+    return pd.DataFrame(rows, index=pd.Index([names[k] for k in there], name="species"))
+
 # %% ../../nbs/stages/36_score.ipynb #61427a7b
 NO_SCORES = ("Unnamed: 0", "patch", "row_id", "window", "segment", "fold", "start", "end", "t_min", "t_max", "split")
 
@@ -207,3 +220,30 @@ def read_scores(
     twice = table.index.duplicated().sum()
     if twice and not windows: raise ValueError(f"{path}: {twice} recordings stand twice; if the rows are windows, say so (--windows): the highest counts")
     return (table.groupby(level=0, sort=False).max() if twice else table).astype(float)
+
+# %% ../../nbs/stages/36_score.ipynb #aebfe91e
+def read_boxes(
+    path: str | Path, # a boxes.parquet, or a run's folder: of its last stage
+) -> pd.Series: # highest score in each expert box, by the annotation's row number
+    "The scores of unseen models within the experts' boxes; the mean over repeats."
+    path = Path(path)
+    if path.is_file(): return pd.read_parquet(path).score
+    stages = list(pd.read_csv(path / "scores.csv").stage) if (path / "scores.csv").is_file() else []
+    found = next((files for stage in stages[::-1] if (files := sorted(path.glob(f"*/{stage}/oof/boxes.parquet")))), None)
+    if not found: raise ValueError(f"{path}: no box scores there; it should be a run's folder with out-of-fold scores, or a boxes.parquet")
+    return pd.concat([pd.read_parquet(f).score for f in found]).groupby(level=0).mean()
+
+# %% ../../nbs/stages/36_score.ipynb #fdd80ac5
+def read_spans(
+    path: str | Path, # CSV or Parquet: recording_id, species_id, t_min, t_max; presence, source, ... may stand there
+    n_species: int,
+) -> pd.DataFrame: # annotations
+    "A table of spans, checked."
+    path = Path(path)
+    if not path.is_file(): raise ValueError(f"{path}: no such file; a table of spans, CSV or Parquet, is needed")
+    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"recording_id": str})
+    missing = [c for c in ("recording_id", "species_id", "t_min", "t_max") if c not in table]
+    if missing: raise ValueError(f"{path} has no column {', '.join(missing)}; spans have recording_id, species_id, t_min and t_max (s)")
+    wrong = table[["t_min", "t_max"]].isna().any(axis=1) | ~(table.t_max > table.t_min) | ~table.species_id.between(0, n_species - 1)
+    if wrong.any(): raise ValueError(f"{path}: row {int(np.flatnonzero(wrong)[0]) + 1} of the table is no span: t_max lies after t_min, species_id runs from 0 to {n_species - 1}")
+    return annotation_table(table)
