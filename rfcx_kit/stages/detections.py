@@ -22,7 +22,8 @@ from ..labels.exchange import write_audacity, write_raven
 from ..problems import Problem, Problems, SoundProblem
 from ..sound.audio import open_audio, read_audio
 from ..sound.mel import standardise
-from .checkpoint import Trained, best_precision, load_model
+from .calibrate import best_threshold
+from .checkpoint import Trained, best_precision, load_model, mixed_precision
 from .clips import fill
 
 # %% ../../nbs/stages/41_detections.ipynb #82ad36a0
@@ -55,11 +56,9 @@ def score_waves(
 ) -> np.ndarray: # float32 [rows, species], the mean over models
     "Clip scores of rows."
     device = next(models[0].model.parameters()).device
-    kinds = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    if precision not in kinds: raise ValueError(f"precision: {precision!r} is not one of {', '.join(kinds)}")
     mel = models[0].logmel(torch.from_numpy(wave).to(device))
     x = standardise(mel, models[0].clip.standardise)[:, None].contiguous(memory_format=torch.channels_last)
-    with torch.autocast(device.type, dtype=kinds[precision] or torch.bfloat16, enabled=kinds[precision] is not None):
+    with mixed_precision(precision, device):
         scores = [m.model(x)["clipwise_output"].float() for m in models]
     return torch.stack(scores).mean(0).cpu().numpy()
 
@@ -182,13 +181,7 @@ def best_thresholds(
     default: float = 0.5, # for species without a positive row
 ) -> np.ndarray: # [species]
     "For each species the threshold with the best F1; take them from rows that were not trained on."
-    out = np.full(truth.shape[1], default)
-    for c in np.flatnonzero(truth.any(0)):
-        levels = np.unique(scores[:, c])
-        found = scores[:, c] >= levels[:, None]
-        f1 = 2 * (found & (truth[:, c] > 0)).sum(1) / (found.sum(1) + truth[:, c].sum())
-        out[c] = levels[f1.argmax()]
-    return out
+    return np.array([best_threshold(t > 0, s) if t.any() else default for t, s in zip(truth.T, scores.T)])
 
 # %% ../../nbs/stages/41_detections.ipynb #295230f8
 def smooth_rows(
