@@ -29,6 +29,7 @@ def make_dataset(
     if problems.rows: problems.save(f"{out}.problems.csv")
     print(f"{out}: {len(table)} files of {table['class'].nunique()} classes" + (f"; {len(problems.rows)} could not be read, see {out}.problems.csv" if problems.rows else ""))
 
+# %% ../nbs/92_classify.ipynb #f6bcfd44
 def recipe_kind(
     command: str, # of the command line
 ) -> type: # the dataclass of its recipe
@@ -76,6 +77,17 @@ def is_clip_run(
     recipe = Path(folder) / "recipe.yaml"
     return recipe.is_file() and "\nweak:" in recipe.read_text()
 
+def _threshold(run: Path, post: dict, scores):
+    "What counts as a detection: one number, or one a species."
+    import pandas as pd
+    from rfcx_kit.stages.detections import quantile_threshold
+    if post.get("per_species"): return pd.read_csv(run / "thresholds.csv", dtype={"name": str}, keep_default_na=False).set_index("name").threshold.reindex(scores.columns).to_numpy()
+    return quantile_threshold(scores, post["quantile"]) if post["quantile"] and len(scores) else 0.5
+
+def _shown(cut) -> str:
+    import numpy as np
+    return " to ".join(f"{c:.3g}" for c in sorted({np.min(cut), np.max(cut)}))
+
 def _after(rows, species: list[str], post: dict, counts):
     "What the recipe does to scores after prediction."
     from rfcx_kit.stages.detections import file_maximum, frequency_penalty, smooth_rows
@@ -84,6 +96,7 @@ def _after(rows, species: list[str], post: dict, counts):
     if post.get("penalty"): rows = rows.assign(**frequency_penalty(rows[species], counts, post["penalty"]))
     return rows
 
+# %% ../nbs/92_classify.ipynb #13fa56fb
 def predict_clips(
     run: str, # a folder of rfcx cv
     files: list[str], # sound files, folders or globs
@@ -105,15 +118,14 @@ def predict_clips(
     if not models: raise ValueError(f"{run} has no models yet: finish rfcx cv first")
     if wrong := set(tables) - set(d.TABLES): raise ValueError(f"tables: {', '.join(sorted(wrong))} is not one of {', '.join(d.TABLES)}")
     if not files: raise ValueError("give sound files, folders or globs")
-    recipe, known = yaml.safe_load((Path(run) / "recipe.yaml").read_text()), pd.read_csv(Path(run) / "species.csv")
+    recipe, known = yaml.safe_load((Path(run) / "recipe.yaml").read_text()), pd.read_csv(Path(run) / "species.csv", dtype={"name": str}, keep_default_na=False)
     rows = d.predict_rows(models, d.find_files(files), journal, batch_size, precision, problems=problems)
     species = list(rows.columns[4:])
     rows = _after(rows, species, recipe["post"], known.set_index("name").clips)
-    quantile = recipe["post"]["quantile"]
-    cut = threshold if threshold is not None else d.quantile_threshold(rows[species], quantile) if quantile and len(rows) else 0.5
+    cut = threshold if threshold is not None else _threshold(Path(run), recipe["post"], rows[species])
     table = rows if sample is None else d.row_submission(rows, pd.read_csv(sample), cut)
     with whole(out) as tmp: table.to_parquet(tmp) if out.endswith(".parquet") else table.to_csv(tmp, index=False, float_format="%.6g")
     if tables: d.write_detections(d.detections(rows, species, cut), f"{out}.detections", species, tables, (recipe["mel"]["f_min"], recipe["mel"]["f_max"]))
     if problems.rows: problems.save(f"{out}.problems.csv")
     shutil.rmtree(journal)
-    print(f"{out}: {len(table)} rows of {rows.path.nunique()} files" + (f"; {len(problems.rows)} broke, see {out}.problems.csv" if problems.rows else "") + (f"; detections from {cut:.3g} on in {out}.detections" if tables else ""))
+    print(f"{out}: {len(table)} rows of {rows.path.nunique()} files" + (f"; {len(problems.rows)} broke, see {out}.problems.csv" if problems.rows else "") + (f"; detections from {_shown(cut)} on in {out}.detections" if tables else ""))

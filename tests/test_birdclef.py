@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,9 @@ import torch
 import yaml
 
 from rfcx_kit.cli import main
+from rfcx_kit.labels.birdclef import read_birdclef
+from rfcx_kit.labels.targets import recording_targets
+from rfcx_kit.stages.detections import row_submission, row_table
 
 RATE = 8000
 TONES = {"amecro": 500, "sonspa": 1300, "wooduc": 3000}
@@ -70,6 +74,58 @@ def dogs(tmp_path_factory):
     return place
 
 
+CLIPS = ["primary_label", "secondary_labels", "type", "latitude", "longitude", "scientific_name", "common_name", "author", "license", "rating", "url", "filename"]  # 2023, 2024
+
+
+def layout(folder, year):
+    "The tables and sounds of one year, in its columns; three clips of two species, the second without a place, the third without a rating."
+    sound = lambda name, seconds=6.0: tone(folder / name, 500, np.random.default_rng(0), seconds)
+    first, second = {"2023": ("abethr1", "yewgre1"), "2024": ("asbfly", "zitcis1"), "2025": ("1139490", "whtdov")}[year]
+    names = [f"{first}/CSA36385.ogg" if year == "2025" else f"{first}/XC128013.ogg", f"{second}/XC1.ogg", f"{second}/iNat65519.ogg"]
+    cells = dict(primary_label=[first, second, second], secondary_labels=["['']" if year == "2025" else "[]", f"['{first}', 'lotshr1']", "[]"], type="['song']", latitude=[4.3, None, 5.1],
+                 longitude=[38.1, None, 38.2], scientific_name=["A b", "C d", "C d"], common_name=["One", "Two", "Two"], author=["Ann", "Bob", "Bob"], license="cc", rating=[4.0, 2.5, 0.0], url="u", filename=names)
+    if year == "2025":
+        columns = ["primary_label", "secondary_labels", "type", "filename", "collection", "rating", "url", "latitude", "longitude", "scientific_name", "common_name", "author", "license"]
+        pd.DataFrame(cells | dict(collection=["CSA", "XC", "iNat"]))[columns].to_csv(folder / "train.csv", index=False)
+        taxonomy = dict(primary_label=[first, "21038", second], inat_taxon_id=[first, "21038", "3"], scientific_name=["A b", "E f", "C d"], common_name=["One", "Frog", "Two"], class_name=["Insecta", "Amphibia", "Aves"])
+        pd.DataFrame(taxonomy).to_csv(folder / "taxonomy.csv", index=False)
+        (folder / "recording_location.txt").write_text("El Silencio")
+        sound("train_soundscapes/H02_20230420_074000.ogg")
+    else:
+        pd.DataFrame(cells)[CLIPS].to_csv(folder / "train_metadata.csv", index=False)
+        (folder / "eBird_Taxonomy_v2021.csv").write_text("TAXON_ORDER,CATEGORY,SPECIES_CODE,PRIMARY_COM_NAME,SCI_NAME,ORDER1,FAMILY,SPECIES_GROUP,REPORT_AS\n1,species,ostric2,Ostrich,S c,O,F,G,\n")
+    if year == "2024":
+        sound("unlabeled_soundscapes/460830.ogg")
+    for name in names:
+        sound(f"train_audio/{name}")
+    sound("test_soundscapes/soundscape_29201.ogg")
+    asked = dict.fromkeys([second, *(["21038"] if year == "2025" else []), first], 0.5)
+    pd.DataFrame(dict(row_id=["soundscape_29201_5", "soundscape_29201_10"]) | asked).to_csv(folder / "sample_submission.csv", index=False)
+    return first, second
+
+
+@pytest.mark.parametrize("year", ["2023", "2024", "2025"])
+def test_layouts(tmp_path, year):
+    first, second = layout(tmp_path, year)
+    with pytest.warns(UserWarning, match="lotshr1"):  # a secondary label that nobody asks for
+        corpus = read_birdclef(tmp_path, secondary=0.5)
+    r, names = corpus.recordings, list(corpus.species.name)
+    assert names == [second, *(["21038"] if year == "2025" else []), first] and corpus.species.scored.all()  # as the submission has them, as text
+    assert corpus.species.common_name[names.index(first)] == "One" and (year != "2025" or corpus.species.common_name[1] == "Frog")
+    kinds = {"2023": {}, "2024": {"460830": "unlabelled"}, "2025": {"H02_20230420_074000": "unlabelled"}}[year]
+    assert r.split.to_dict() == {**dict.fromkeys([Path(n).stem for n in pd.read_csv(next(tmp_path.glob("train*.csv"))).filename], "train"), **kinds, "soundscape_29201": "test"}
+    assert (r.path != "").all() and r.seconds.round().eq(6).all() and r.group[["XC1", "iNat65519"]].tolist() == ["Bob", "Bob"]
+    assert np.isnan(r.latitude["XC1"]) and (year != "2025" or r.group["H02_20230420_074000"] == "H02")
+    value, weight = recording_targets(corpus)
+    k, j = names.index(first), names.index(second)
+    assert value.loc["XC1"].iloc[[j, k]].tolist() == [1, 1] and np.allclose(weight.loc["XC1"].iloc[[j, k]], [0.5, 0.25])
+    assert np.isclose(weight.loc["iNat65519"].iloc[j], 0.1) and r.complete["XC1"] and not r.complete["soundscape_29201"]
+    rows = row_table("soundscape_29201", "x.ogg", np.arange(2 * len(names)).reshape(2, -1) / 10, names)
+    sample = pd.read_csv(tmp_path / "sample_submission.csv")
+    made = row_submission(rows, sample)
+    assert made.columns.tolist() == sample.columns.tolist() and np.allclose(made[first], [k / 10, (len(names) + k) / 10])
+
+
 def test_sound_classification(dogs):
     scores = pd.read_csv(dogs / "run/scores.csv").set_index("fold")
     assert scores.clips.tolist() == [9, 9, 18] and scores.macro_auc["all"] > 0.75 and "18 clips of 3 classes" in (dogs / "said.txt").read_text()
@@ -78,6 +134,11 @@ def test_sound_classification(dogs):
     assert table.clips.tolist() == [6, 6, 6] and "taken_for" in done.stdout
     assert np.isclose(table.f1.mean(), scores.macro_f1["all"])
     assert pd.read_csv(dogs / "eval-confusions.csv", index_col=0).to_numpy().sum() == 18
+    found, oof = pd.read_csv(dogs / "run/thresholds.csv").set_index("name").threshold, pd.read_parquet(dogs / "run/oof.parquet")
+    for name in TONES:  # no other threshold has a better F1
+        yes = oof.index.str.startswith(name)
+        f1 = {t: 2 * (yes & (oof[name] >= t)).sum() / (yes.sum() + (oof[name] >= t).sum()) for t in oof[name]}
+        assert np.isclose(max(f1.values()), f1[min(f1, key=lambda t: abs(t - found[name]))])
 
 
 @pytest.mark.parametrize("name", ["birdclef2021_2nd_tiny", "birdclef2022_selective_tiny"])
@@ -135,6 +196,7 @@ def test_mistakes_are_one_sentence(dogs, tmp_path):
         (["cv", "--recipe", dogs / "my.yaml", "--classes", '["amecro", "dog"]', "--output", tmp_path / "x"], "dog is not in the dataset"),
         (["cv", "--recipe", dogs / "my.yaml", "--weak.smothing", "1", "--output", tmp_path / "x"], "smothing"),
         (["cv", "--recipe", dogs / "my.yaml", "--weak.short", "loop", "--output", tmp_path / "x"], "weak.short is 'loop'"),
+        (["cv", "--recipe", dogs / "my.yaml", "--train.augment.mix", "0.5", "--output", tmp_path / "x"], "train.augment.mix: not for clips"),
         (["evaluate", tmp_path], "not a run of rfcx cv"),
         (["predict", dogs / "run", tmp_path / "*.ogg"], "no sound files there"),
         (["predict", dogs / "run", dogs / "in", "--tables", '["raven", "excel"]'], "excel is not one of"),

@@ -35,6 +35,12 @@ def test_wings_import_only_earlier_wings():
                 assert parts[0] in GROUND, f"{path} imports rfcx_kit.{'.'.join(parts)}"
 
 
+def test_numbers_give_one_reading_order():
+    for wing in WINGS:
+        numbers = [path.name.split("_")[0] for path in (ROOT / "nbs" / wing).glob("*.ipynb")]
+        assert len(numbers) > 1 and len(set(numbers)) == len(numbers), f"nbs/{wing}: two notebooks have one number"
+
+
 def test_import_is_light():
     code = "import sys, rfcx_kit; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .corpus import SOUND_SUFFIXES, Corpus, Fault, RawTable, TableError, annotation_table, recording_table, sound_headers, species_table
+from .corpus import SOUND_SUFFIXES, Corpus, RawTable, Table, TableError, annotation_table, recording_table, sound_headers, species_table
 from .folders import site_and_time
 
 # %% ../../nbs/labels/06_birdclef.ipynb #bce3e141
@@ -40,13 +40,11 @@ def _clips(folder: Path) -> pd.DataFrame:
     "One row a clip: recording_id, path, group, primary, secondary, rating, author, latitude, longitude and the species' names."
     source, audio = _first(folder, "train_metadata.csv", "train.csv"), _first(folder, "train_short_audio", "train_audio")
     if source is None: raise FileNotFoundError(f"{folder} has neither train_metadata.csv nor train.csv: is it the folder of a BirdCLEF competition?")
-    table = RawTable(source, ["primary_label", "filename"], None)
-    cells, faults = table.cells, table.faults
-    for column in ("primary_label", "filename"):
-        for line in cells.index[cells[column] == ""]: faults.append(Fault(table.file, int(line), column, "empty"))
-    rating = pd.to_numeric(cells.get("rating", pd.Series("5", cells.index)), errors="coerce")
-    for line in cells.index[rating.isna() | ~rating.between(0, 5)]: faults.append(Fault(table.file, int(line), "rating", f"{cells.rating[line]!r} is no rating from 0 to 5"))
-    if faults: raise TableError(faults)
+    table = Table(source, ["primary_label", "filename"], None)
+    cells, rating = table.cells, table.number("rating", 0.0 if "rating" in table.cells else 5.0)
+    for column in ("primary_label", "filename"): table.refuse(column, cells[column] == "", "empty")
+    table.refuse("rating", rating.notna() & ~rating.between(0, 5), lambda i: f"{cells.rating.iloc[i]!r} is no rating from 0 to 5")
+    if table.faults: raise TableError(table.faults)
     stem = cells.filename.map(lambda f: Path(f).stem)
     names = cells.filename.where(cells.filename.str.contains("/"), cells.primary_label + "/" + cells.filename)
     paths = [(audio or folder) / n for n in names]
@@ -58,26 +56,30 @@ def _clips(folder: Path) -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 # %% ../../nbs/labels/06_birdclef.ipynb #31de7e8d
-def _seconds(cell: str) -> float:
-    "`00:01:05` or `65`, in seconds."
-    hours = [float(x) for x in str(cell).split(":")]
-    return sum(x * 60**k for k, x in enumerate(reversed(hours)))
+def _seconds(table: Table, column: str) -> pd.Series:
+    "`00:01:05` or `65`, in seconds; what is neither is a fault of the table."
+    cells = table.cells[column]
+    good = cells.str.fullmatch(r"(\d+:){0,2}\d+(\.\d+)?").astype(bool)
+    table.refuse(column, ~good, lambda i: f"{cells.iloc[i]!r} is no time; it should be seconds, or hh:mm:ss")
+    return cells.where(good, "0").map(lambda cell: sum(float(x) * 60**k for k, x in enumerate(reversed(cell.split(":")))))
 
 def _soundscape_windows(folder: Path, files: dict[str, str]) -> pd.DataFrame:
     "recording_id, t_min, t_max (s), birds: one row a labelled window."
     old, new = folder / "train_soundscape_labels.csv", folder / "train_soundscapes_labels.csv"
     if old.exists():
-        table = RawTable(old, ["row_id", "audio_id", "site", "seconds", "birds"], None)
+        table = Table(old, ["row_id", "audio_id", "site", "seconds", "birds"], None)
         by_id = {"_".join(stem.split("_")[:2]): stem for stem in files}
         ids = (table.cells.audio_id + "_" + table.cells.site).map(lambda i: by_id.get(i, i))
-        birds, end = table.cells.birds.map(lambda b: [x for x in b.split() if x != "nocall"]), table.cells.seconds.map(_seconds)
+        names, end = table.cells.birds.str.split(), _seconds(table, "seconds")
         start = end - 5
     elif new.exists():
-        table = RawTable(new, ["filename", "start", "end", "primary_label"], None)
-        ids, start, end = table.cells.filename.map(lambda f: Path(f).stem), table.cells.start.map(_seconds), table.cells.end.map(_seconds)
-        birds = table.cells.primary_label.map(lambda b: [x for x in re.split(r"[;,\s]+", b) if x and x != "nocall"])
+        table = Table(new, ["filename", "start", "end", "primary_label"], None)
+        ids, start, end = table.cells.filename.map(lambda f: Path(f).stem), _seconds(table, "start"), _seconds(table, "end")
+        names = table.cells.primary_label.str.split(r"[;,\s]+", regex=True)
+        table.refuse("end", end <= start, "not after its start")
     else: return pd.DataFrame(columns=["recording_id", "t_min", "t_max", "birds"])
     if table.faults: raise TableError(table.faults)
+    birds = names.map(lambda own: [b for b in own if b and b != "nocall"])
     windows = pd.DataFrame({"recording_id": ids, "t_min": start, "t_max": end, "birds": birds})
     return windows[~windows.assign(birds=birds.map(tuple)).duplicated()].reset_index(drop=True)
 
@@ -120,10 +122,32 @@ def _species(folder: Path, clips: pd.DataFrame, windows: pd.DataFrame) -> pd.Dat
     else: names = named
     only = folder / "scored_birds.json"
     scored = set(json.loads(only.read_text())) if only.exists() else set(asked if wide else names)
-    details = clips.drop_duplicates("primary").set_index("primary")[["scientific_name", "common_name"]].reindex(names).fillna("")
-    return species_table(names).assign(scored=[n in scored for n in names], **{c: details[c].to_numpy() for c in details})
+    return species_table(names).assign(scored=[n in scored for n in names], **_details(taxonomy, clips, names))
+
+def _details(taxonomy: Path, clips: pd.DataFrame, names: list[str]) -> dict[str, np.ndarray]:
+    "scientific_name and common_name, from the taxonomy where there is one (it has species without clips too), else from the clips."
+    columns = ["primary_label", "scientific_name", "common_name"]
+    known = [RawTable(taxonomy, columns[:1], None).cells.reindex(columns=columns)] if taxonomy.exists() else []
+    known = pd.concat([*known, clips.rename(columns={"primary": "primary_label"})[columns]]).drop_duplicates("primary_label").set_index("primary_label")
+    return {c: known[c].reindex(names).fillna("").to_numpy() for c in columns[1:]}
 
 # %% ../../nbs/labels/06_birdclef.ipynb #9a07017b
+def _annotations(clips, boxes, seconds, species, secondary, unrated) -> pd.DataFrame:
+    "Weak annotations of the clips and boxes of the soundscapes."
+    weight = rating_weight(clips.rating, unrated)
+    weak = clips[["recording_id"]].assign(t_min=0.0, t_max=clips.recording_id.map(seconds), source="weak")
+    first = weak.assign(name=clips.primary, presence=1.0, weight=weight)
+    known = float(secondary) if secondary not in ("unknown", "absent") else None
+    second = weak.assign(name=clips.secondary, presence=0.5 if known is None else 1.0, weight=weight * (known or 0.0)).explode("name").dropna(subset="name")
+    if secondary == "absent": second = second.iloc[:0]
+    both = pd.concat([first, second, boxes.assign(source="expert", weight=1.0)], ignore_index=True)
+    both = both.drop_duplicates(["recording_id", "name", "t_min", "presence"])
+    number = dict(zip(species.name, species.index))
+    lost = ~both.name.isin(number)
+    if lost.any(): warnings.warn(f"{lost.sum()} secondary labels name species that nobody is asked for, and are left out: {', '.join(sorted(set(both.name[lost]))[:8])}")
+    return annotation_table(both[~lost].assign(species_id=both.name[~lost].map(number)))
+
+# %% ../../nbs/labels/06_birdclef.ipynb #13de6193
 def read_birdclef(
     folder: str | Path, # of a BirdCLEF competition, 2021 to 2026
     secondary: str | float = "unknown", # background species of a clip: "unknown", "absent", or present with this weight (times the rating's)
@@ -141,30 +165,15 @@ def read_birdclef(
     clips = _clips(folder)
     scapes, windows = _soundscapes(folder) if soundscapes else (pd.DataFrame(), pd.DataFrame(columns=["recording_id", "t_min", "t_max", "birds"]))
     species = _species(folder, clips, windows)
-    by_author = clips.author.where(clips.author != "", clips.recording_id) if group == "author" else clips.recording_id
-    rows = pd.concat([clips.drop(columns=["primary", "secondary", "scientific_name", "common_name"]).assign(group=by_author, split="train", soundscape=False), scapes], ignore_index=True)
-    rows = pd.concat([rows, sound_headers(rows.path)], axis=1)
+    author = clips.author.where(clips.author != "", clips.recording_id)
+    rows = pd.concat([clips.drop(columns=["primary", "secondary", "scientific_name", "common_name"]).assign(group=author, split="train", soundscape=False), scapes], ignore_index=True)
+    rows = pd.concat([rows if group == "author" else rows.assign(group=rows.recording_id), sound_headers(rows.path)], axis=1)
     ends = windows.groupby("recording_id").t_max.max() # where the sound is not here
     seconds = rows.set_index("recording_id").seconds.where(rows.set_index("recording_id").frames > 0, ends).fillna(60.0)
     boxes, whole = _window_boxes(windows, seconds, list(species.name))
     rows["complete"] = rows.recording_id.map(whole).where(rows.soundscape.astype(bool), complete).fillna(False).astype(bool)
     recordings = recording_table(rows.assign(seconds=seconds.to_numpy()))
     return Corpus(recordings, _annotations(clips, boxes, seconds, species, secondary, unrated), species)
-
-def _annotations(clips, boxes, seconds, species, secondary, unrated) -> pd.DataFrame:
-    "Weak annotations of the clips and boxes of the soundscapes."
-    weight = rating_weight(clips.rating, unrated)
-    weak = clips[["recording_id"]].assign(t_min=0.0, t_max=clips.recording_id.map(seconds), source="weak")
-    first = weak.assign(name=clips.primary, presence=1.0, weight=weight)
-    known = float(secondary) if secondary not in ("unknown", "absent") else None
-    second = weak.assign(name=clips.secondary, presence=0.5 if known is None else 1.0, weight=weight * (known or 0.0)).explode("name").dropna(subset="name")
-    if secondary == "absent": second = second.iloc[:0]
-    both = pd.concat([first, second, boxes.assign(source="expert", weight=1.0)], ignore_index=True)
-    both = both.drop_duplicates(["recording_id", "name", "t_min", "presence"])
-    number = dict(zip(species.name, species.index))
-    lost = ~both.name.isin(number)
-    if lost.any(): warnings.warn(f"{lost.sum()} secondary labels name species that nobody is asked for, and are left out: {', '.join(sorted(set(both.name[lost]))[:8])}")
-    return annotation_table(both[~lost].assign(species_id=both.name[~lost].map(number)))
 
 # %% ../../nbs/labels/06_birdclef.ipynb #b200f675
 def primary_species(
@@ -197,6 +206,7 @@ def capped(
     drop = set(order.index[order.groupby("species").cumcount() >= most])
     return corpus.subset(i for i in corpus.recordings.index if i not in drop)
 
+# %% ../../nbs/labels/06_birdclef.ipynb #5bc7ceb3
 def call_or_no_call(
     corpus: Corpus,
     empty: str = "nocall", # the class of clips without a call; recordings that are complete without annotations are empty too

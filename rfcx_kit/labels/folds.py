@@ -134,10 +134,11 @@ def class_folds(
     folds = pd.Series(-1, classes.index, name="fold")
     if not free.any(): return folds
     sklearn = extra("sklearn.model_selection", "train")
-    kind = sklearn.StratifiedKFold if groups[free].is_unique else sklearn.StratifiedGroupKFold
+    alone = groups[free].is_unique
+    split = (sklearn.StratifiedKFold if alone else sklearn.StratifiedGroupKFold)(n_folds, shuffle=True, random_state=seed).split
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class") # those left of a class whose group went to training
-        parts = list(kind(n_folds, shuffle=True, random_state=seed).split(np.zeros(free.sum()), classes[free], groups[free]))
+        parts = list(split(np.zeros(free.sum()), classes[free], None if alone else groups[free]))
     for fold, (_, held) in enumerate(parts): folds[classes.index[free][held]] = fold
     return folds
 

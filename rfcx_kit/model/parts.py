@@ -115,6 +115,7 @@ class GeMHead(nn.Module):
         columns = self.pool(z.movedim(-1, 1)[..., None]) # [batch, w, channels]
         return self.cla(self.dropout(self.pool(z))), self.cla(columns).transpose(1, 2)
 
+# %% ../../nbs/model/26_parts.ipynb #ea3f6ced
 class ClipNet(nn.Module):
     "Standardised mel [batch, in_chans, mels, frames] -> logits per clip, segment and frame; in training the trunk sees the parts one by one."
     def __init__(self, config: ClipNetConfig):

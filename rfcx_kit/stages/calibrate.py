@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Curve', 'CALIBRATIONS', 'PRIORS', 'ENSEMBLES', 'along_curves', 'logit', 'logistic_curve', 'shift_curve',
-           'platt_curve', 'isotonic_curve', 'calibration', 'species_thresholds', 'plot_precision_recall', 'read_prior',
-           'prior_curves', 'match_prior', 'ensemble', 'ensemble_weights', 'ensemble_boxes']
+           'platt_curve', 'isotonic_curve', 'calibration', 'best_threshold', 'species_thresholds',
+           'plot_precision_recall', 'read_prior', 'prior_curves', 'match_prior', 'ensemble', 'ensemble_weights',
+           'ensemble_boxes']
 
 # %% ../../nbs/stages/29_calibrate.ipynb #5ea360b6
 from collections.abc import Callable, Sequence
@@ -83,6 +84,15 @@ def _curve(score: np.ndarray, yes: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     precision, recall, threshold = extra("sklearn.metrics", "train").precision_recall_curve(yes, score)
     return precision[:-1], recall[:-1], threshold
 
+def best_threshold(
+    yes: np.ndarray, # [items], whether it is one
+    score: np.ndarray, # [items]
+) -> float: # a score of at least this counts
+    "The score with the best F1, the lowest of those; it takes a sort, not a table of items by thresholds."
+    levels, at = np.unique(score, return_inverse=True)
+    found, right = (np.bincount(at, w, len(levels))[::-1].cumsum()[::-1] for w in (None, yes))
+    return float(levels[(2 * right / (found + np.sum(yes))).argmax()])
+
 def species_thresholds(
     boxes: pd.Series, # highest score in each expert box, by the annotation's row number
     annotations: pd.DataFrame, # the experts' boxes
@@ -93,9 +103,10 @@ def species_thresholds(
     "The threshold of each species by its known boxes."
     chosen = np.full(n_species, float(default))
     for k, (score, yes) in _known(boxes, annotations).items():
-        p, r, threshold = _curve(score, yes)
-        enough = np.flatnonzero(p >= precision) if precision else []
-        chosen[k] = threshold[enough[0] if len(enough) else np.argmax(p * r / (p + r + 1e-12))]
+        chosen[k] = best_threshold(yes, score)
+        if not precision: continue
+        reached, _, threshold = _curve(score, yes)
+        if (reached >= precision).any(): chosen[k] = threshold[np.argmax(reached >= precision)]
     return chosen
 
 # %% ../../nbs/stages/29_calibrate.ipynb #92a78187

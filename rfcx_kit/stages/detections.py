@@ -22,7 +22,8 @@ from ..labels.exchange import write_audacity, write_raven
 from ..problems import Problem, Problems, SoundProblem
 from ..sound.audio import open_audio, read_audio
 from ..sound.mel import standardise
-from .checkpoint import Trained, best_precision, load_model
+from .calibrate import best_threshold
+from .checkpoint import Trained, best_precision, load_model, mixed_precision
 from .clips import fill
 
 # %% ../../nbs/stages/41_detections.ipynb #82ad36a0
@@ -55,11 +56,9 @@ def score_waves(
 ) -> np.ndarray: # float32 [rows, species], the mean over models
     "Clip scores of rows."
     device = next(models[0].model.parameters()).device
-    kinds = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    if precision not in kinds: raise ValueError(f"precision: {precision!r} is not one of {', '.join(kinds)}")
     mel = models[0].logmel(torch.from_numpy(wave).to(device))
     x = standardise(mel, models[0].clip.standardise)[:, None].contiguous(memory_format=torch.channels_last)
-    with torch.autocast(device.type, dtype=kinds[precision] or torch.bfloat16, enabled=kinds[precision] is not None):
+    with mixed_precision(precision, device):
         scores = [m.model(x)["clipwise_output"].float() for m in models]
     return torch.stack(scores).mean(0).cpu().numpy()
 
@@ -140,6 +139,7 @@ def predict_rows(
     parts = [row_table(names[f], f, np.load(journal / done.done[f]["file"], allow_pickle=False), trained[0].species, row_seconds(trained[0])) for f in files]
     return pd.concat(parts, ignore_index=True)
 
+# %% ../../nbs/stages/41_detections.ipynb #b00ac78e
 def _names(files: list[str]) -> dict[str, str]:
     "File names without endings; where two are the same, with their folders."
     stems = pd.Series([Path(f).stem for f in files], files)
@@ -182,13 +182,7 @@ def best_thresholds(
     default: float = 0.5, # for species without a positive row
 ) -> np.ndarray: # [species]
     "For each species the threshold with the best F1; take them from rows that were not trained on."
-    out = np.full(truth.shape[1], default)
-    for c in np.flatnonzero(truth.any(0)):
-        levels = np.unique(scores[:, c])
-        found = scores[:, c] >= levels[:, None]
-        f1 = 2 * (found & (truth[:, c] > 0)).sum(1) / (found.sum(1) + truth[:, c].sum())
-        out[c] = levels[f1.argmax()]
-    return out
+    return np.array([best_threshold(t > 0, s) if t.any() else default for t, s in zip(truth.T, scores.T)])
 
 # %% ../../nbs/stages/41_detections.ipynb #295230f8
 def smooth_rows(
@@ -204,6 +198,7 @@ def smooth_rows(
         weight = np.stack([k * there[i : i + len(x)] for i, k in enumerate(kernel)])
         return sum(w[:, None] * padded[i : i + len(x)] for i, w in enumerate(weight)) / weight.sum(0)[:, None]
     out = rows.copy()
+    if not len(rows): return out
     out[species] = np.concatenate([one(x.to_numpy()) for _, x in rows.groupby("path", sort=False)[species]])
     return out
 
@@ -220,7 +215,7 @@ def file_maximum(
 def row_submission(
     rows: pd.DataFrame, # of `predict_rows`
     sample: pd.DataFrame, # sample_submission.csv, as it was read
-    threshold: float | None = None, # for the yes-or-no years; None: `quantile_threshold`
+    threshold: float | np.ndarray | None = None, # for the yes-or-no years, one or one a species; None: `quantile_threshold`
 ) -> pd.DataFrame: # in the form of the sample, its rows in its order
     "What is asked for, in the form in which it is asked; rows without scores get the mean of the others, with a warning."
     table = rows.set_index("row_id").drop(columns=["path", "start", "end"])
@@ -241,12 +236,15 @@ def _filled(table: pd.DataFrame, asked: pd.Series) -> pd.DataFrame:
     if missing.any(): warnings.warn(f"{missing.sum()} of {len(asked)} rows have no scores and get the mean of the others: {', '.join(asked[missing][:5])}")
     return table.reindex(asked).fillna(table.mean())
 
-def _yes(table: pd.DataFrame, asked: pd.Series, cut: float) -> list[bool]:
+def _yes(table: pd.DataFrame, asked: pd.Series, cut: float | np.ndarray) -> list[bool]:
     "2022: `soundscape_1_akepa1_5` asks for one bird of one row."
     parts = asked.str.extract(r"^(?P<file>.+)_(?P<bird>[^_]+)_(?P<end>\d+)$")
     if lost := set(parts.bird) - set(table.columns): warnings.warn(f"birds that the models do not know are absent: {', '.join(sorted(map(str, lost))[:5])}")
-    row = _filled(table, parts.file + "_" + parts.end)
-    return [b in row and bool(r[b] >= cut) for b, (_, r) in zip(parts.bird, row.iterrows())]
+    asked = parts.file + "_" + parts.end
+    table = _filled(table, asked.drop_duplicates()) # a row is asked for many birds
+    bird = table.columns.get_indexer(parts.bird)
+    cut = np.broadcast_to(cut, len(table.columns))[bird]
+    return ((table.to_numpy()[table.index.get_indexer(asked), bird] >= cut) & (bird >= 0)).tolist()
 
 # %% ../../nbs/stages/41_detections.ipynb #4d59a026
 def detections(
@@ -265,6 +263,7 @@ def detections(
     order = {p: i for i, p in enumerate(rows.path.unique())}
     return table.sort_values(["path", "start", "species"], key=lambda s: s.map(order) if s.name == "path" else s, ignore_index=True)
 
+# %% ../../nbs/stages/41_detections.ipynb #f57cd5ae
 TABLES = ("raven", "audacity", "kaleidoscope")
 
 def write_detections(

@@ -29,7 +29,7 @@ from ..problems import Problems, SoundProblem
 from ..sound.audio import read_audio
 from ..sound.mel import LogMel, standardise
 from ..sound.windows import sliding_windows, stitch
-from .checkpoint import Trained, best_precision, load_model
+from .checkpoint import Trained, best_precision, load_model, mixed_precision
 from .dataset import ClipConfig, cut_window
 
 # %% ../../nbs/stages/33_predict.ipynb #ef2ef8f9
@@ -155,11 +155,8 @@ def score_windows(
 ) -> tuple[np.ndarray, np.ndarray]: # frame-wise [models, windows, species, window] and clip-wise [models, windows, species], float32
     "One batch of windows through all models."
     device = next(models[0].model.parameters()).device
-    kinds = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    if precision not in kinds: raise ValueError(f"precision: {precision!r} is not one of {', '.join(kinds)}")
-    dtype = kinds[precision]
     x = x.to(device).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+    with mixed_precision(precision, device):
         outputs = [m.model(x) for m in models]
     return tuple(torch.stack([OUTPUTS[kind](o[name].float()) for o in outputs]).cpu().numpy() for name in ("framewise_logit", "logit"))
 
