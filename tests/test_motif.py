@@ -1,4 +1,9 @@
 "The motif system: the published profile, planted calls, bad sound, and the command line from recordings to a submission."
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,6 +107,27 @@ def place(tmp_path_factory):
     assert main(["motif", "extract", str(place / "forest"), str(place / "out"), *FLAGS]) == 0
     assert main(["motif", "consolidate", str(place / "forest"), str(place / "out"), *FLAGS]) == 0
     return place
+
+
+def test_kill_in_the_middle_loses_nothing(place, tmp_path):
+    "Killed while it extracts, then the same command again: the same table as without the kill."
+    forest, killed = str(place / "forest"), tmp_path / "killed"
+    command = [sys.executable, "-c", "import sys; from rfcx_kit.cli import main; sys.exit(main())", "motif", "extract", forest, str(killed), "--workers", "1"]
+    done = lambda: [p for p in killed.glob("profile-*/*.npz") if not p.name.startswith(".")]
+    child, start = subprocess.Popen(command), time.time()
+    while len(done()) < 3 and time.time() - start < 120:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert 3 <= len(done()) < 17
+    before = {p: p.stat().st_mtime_ns for p in done()}
+    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert sum(p.stat().st_mtime_ns == t for p, t in before.items()) >= len(before) - 1 and " 0 there before" not in again
+    assert main(["motif", "extract", forest, str(tmp_path / "whole")]) == 0
+    for out in ("killed", "whole"):
+        assert main(["motif", "consolidate", forest, str(tmp_path / out)]) == 0
+    assert (killed / "motifs.parquet").read_bytes() == (tmp_path / "whole/motifs.parquet").read_bytes()
+    assert not [p for p in killed.rglob(".*") if p.name != ".lock"]
 
 
 def test_command_line(place, capsys):

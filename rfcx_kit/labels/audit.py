@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..journal import whole
-from .corpus import EXPERTS, RFCX_COLUMNS, Table, TableError, _box_cells, annotation_table, check_boxes
+from .corpus import EXPERTS, RFCX_COLUMNS, Table, TableError, annotation_table, box_cells, check_boxes
 from .exchange import read_audacity, read_raven, write_audacity, write_raven
 
 # %% ../../nbs/labels/07_audit.ipynb #41768cf1
@@ -111,7 +111,7 @@ def export_labels(
 def _read_rfcx(path: Path, n_species: int) -> pd.DataFrame:
     "The RFCX form, with the columns that `export_labels` adds."
     table = Table(path, RFCX_COLUMNS, ["presence", "weight", "source", "row"])
-    boxes = _box_cells(table).assign(presence=table.number("presence", 1.0), weight=table.number("weight", 1.0), source=table.text("source", "expert"))
+    boxes = box_cells(table).assign(presence=table.number("presence", 1.0), weight=table.number("weight", 1.0), source=table.text("source", "expert"))
     check_boxes(table, boxes, n_species)
     if table.faults: raise TableError(table.faults)
     return annotation_table(boxes).assign(**({"row": table.text("row", "").to_numpy()} if "row" in table.cells else {}))

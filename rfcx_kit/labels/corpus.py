@@ -6,8 +6,8 @@
 __all__ = ['ANNOTATION_COLUMNS', 'RECORDING_COLUMNS', 'TOO_SHORT', 'SLACK', 'HIGHEST_HZ', 'NOMINAL_SECONDS', 'SOUND_SUFFIXES',
            'EXPERTS', 'CONFLICTS', 'RFCX_COLUMNS', 'Corpus', 'annotation_table', 'species_table', 'recording_table',
            'Fault', 'TableError', 'RawTable', 'Table', 'check_boxes', 'sound_headers', 'conflicts', 'decide_conflicts',
-           'read_rfcx', 'read_truth', 'read_manifest', 'read_corpus', 'read_files', 'summary', 'per_species',
-           'plot_summary', 'songtypes', 'merge_songtypes', 'merge_corpora']
+           'box_cells', 'read_rfcx', 'read_truth', 'read_manifest', 'read_corpus', 'read_files', 'summary',
+           'per_species', 'plot_summary', 'songtypes', 'merge_songtypes', 'merge_corpora']
 
 # %% ../../nbs/labels/01_corpus.ipynb #a1f2697d
 import csv, io, os, warnings
@@ -305,7 +305,9 @@ def decide_conflicts(
 # %% ../../nbs/labels/01_corpus.ipynb #11117cc2
 RFCX_COLUMNS = ["recording_id", "species_id", "songtype_id", "t_min", "f_min", "t_max", "f_max"]
 
-def _box_cells(table: Table) -> pd.DataFrame:
+def box_cells(
+    table: Table, # gets a fault for each cell that is refused
+) -> pd.DataFrame: # RFCX_COLUMNS
     "The seven columns of an RFCX table, as numbers where they are numbers (NaN: refused)."
     ids = table.text("recording_id")
     table.refuse("recording_id", ids.str.contains(r"[/\\]", regex=True), lambda i: f"{ids.iloc[i]!r} holds a slash: ids become file names")
@@ -360,7 +362,7 @@ def read_rfcx(
     folder = Path(folder)
     if not folder.is_dir(): raise FileNotFoundError(f"{folder}: no such folder")
     tables = [Table(folder / f"train_{half}.csv", RFCX_COLUMNS) for half in ("tp", "fp")]
-    boxes, faults = [_box_cells(t) for t in tables], []
+    boxes, faults = [box_cells(t) for t in tables], []
     recordings, said = _rfcx_recordings(folder, pd.concat([b.recording_id for b in boxes]), faults)
     n_species = _known_species(boxes, said, n_species)
     for table, own in zip(tables, boxes): check_boxes(table, own, n_species, recordings)
@@ -377,7 +379,7 @@ def read_truth(
 ) -> pd.DataFrame: # ANNOTATION_COLUMNS and snr_db; source "truth"
     "Every call of a corpus whose truth is known, as annotations."
     table = Table(path, RFCX_COLUMNS, ["snr_db"])
-    boxes, snr = _box_cells(table), table.number("snr_db", np.nan).to_numpy()
+    boxes, snr = box_cells(table), table.number("snr_db", np.nan).to_numpy()
     check_boxes(table, boxes, n_species, recordings)
     if table.faults: raise TableError(table.faults)
     return annotation_table(boxes.assign(source="truth")).assign(snr_db=snr)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 # %% ../../nbs/motif/47_commands.ipynb #1fb9e3fa
-def _corpus(path, half="all"):
+def _corpus(path, half="all", **how):
     from rfcx_kit.labels.corpus import read_corpus
-    corpus = read_corpus(path)
+    corpus = read_corpus(path, **how)
     return corpus if half == "all" else corpus.train if half == "train" else corpus.test
 
 def _store(out, feature, cens_sr, mp_window, metric, top):
@@ -318,13 +318,13 @@ def nocall_predict(
     truth: str | None = None, # complete labels from this table instead
 ):
     "The gate's scores, as a table; with labels, their AUC on recordings that were held out."
-    from rfcx_kit.motif.nocall import _auc, predict
+    from rfcx_kit.motif.nocall import auc, predict
     scores = predict(model, _read(points))
     _write(scores, out)
     print(f"{out}: {len(scores)} windows")
     if corpus:
         table, labels, _ = _gate_data(points, corpus, truth, "test")
-        print(f"AUC {_auc(labels, predict(model, table).call):.4f} on the test half")
+        print(f"AUC {auc(labels, predict(model, table).call):.4f} on the test half")
 
 # %% ../../nbs/motif/47_commands.ipynb #21d49121
 def classify_prepare_dataset(
@@ -409,25 +409,30 @@ def measure_hits(
     corpus: str, # of which truth_train.csv tells every call
     *,
     most: int = 60, # recordings
-    out: str | None = None, # also write the table there, as CSV
-    seed: int = 0,
+    out: str | None = None, # also write the table there, as CSV; what is done lies in out.journal, the same command goes on
+    seed: int = 0, # another seed, other recordings
 ):
     "How often the best motif lies on a true call."
     from rfcx_kit.labels.corpus import read_truth
     from rfcx_kit.motif.measure import measure_hits as measure
-    own = _corpus(corpus).train
-    _show(measure(own, read_truth(Path(corpus) / "truth_train.csv", own.n_species), most=most, seed=seed).reset_index(), out)
+    own = _corpus(corpus, "train", duplicates="drop")
+    _show(measure(own, read_truth(Path(corpus) / "truth_train.csv", own.n_species), most=most, seed=seed, journal=_journal(out)).reset_index(), out)
 
 def measure_embedding(
     clips: str, # a folder with a subfolder of clips for each species
-    folder: str, # for the models
+    folder: str, # for the models; the same command goes on where it was
     *,
     seeds: int = 3, # from 1
+    batches: int = 50, # of a round
+    rounds: int = 6,
+    precision: str = "auto", # auto, 32-true, bf16-mixed, 16-mixed
     out: str | None = None, # also write the table there, as CSV
 ):
     "Nearest neighbours of the embedding, beside log-mel means and the untrained network."
-    from rfcx_kit.motif.measure import measure_embedding as measure
-    _show(measure(clips, folder, list(range(1, seeds + 1))), out)
+    from dataclasses import replace
+    from rfcx_kit.motif import measure
+    config = replace(measure.MEASURED, batches=batches, rounds=rounds, precision=precision)
+    _show(measure.measure_embedding(clips, folder, list(range(1, seeds + 1)), config), out)
 
 def measure_classifiers(
     clips: str, # a folder with a subfolder of clips for each species
@@ -436,13 +441,16 @@ def measure_classifiers(
     *,
     most: int = 60, # recordings of each half, for the gate
     seeds: int = 3, # from 1
-    out: str | None = None, # also write the table there, as CSV
+    out: str | None = None, # also write the table there, as CSV; what is done lies in out.journal, the same command goes on
 ):
     "The gate and the species classifier, on the embedding and on log-mel statistics, with and without motif features."
     import pandas as pd
     from rfcx_kit.motif.measure import measure_gate, measure_species
     seeds = list(range(1, seeds + 1))
-    _show(pd.concat([measure_gate(corpus, model, most, seeds), measure_species(clips, model, seeds)]), out)
+    gate, species = (out and f"{_journal(out)}/{what}.jsonl" for what in ("gate", "species"))
+    _show(pd.concat([measure_gate(corpus, model, most, seeds, gate), measure_species(clips, model, seeds, journal=species)]), out)
+
+def _journal(out): return f"{out}.journal" if out else None
 
 def _show(table, out):
     print(table.to_string(index=False, float_format="{:.3f}".format))

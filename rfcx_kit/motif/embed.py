@@ -28,7 +28,7 @@ from .triplets import TripletDataset
 from ..problems import Problems, SoundProblem, extra
 from ..sound.audio import read_audio
 from ..sound.mel import LogMel, MelConfig, standardise
-from ..sound.store import Built, _alone, _build, _name, sound_mark
+from ..sound.store import Built, alone, build_files, file_name, sound_mark
 from ..stages.checkpoint import best_precision
 
 try: import lightning.pytorch as L
@@ -320,8 +320,8 @@ def transform(
     def make(sound, file):
         starts, points = embed_wave(model.eval(), read_audio(sound, model.config.mel.sample_rate), window, hop)
         with whole(file) as tmp: np.savez(tmp, starts=starts, points=points)
-    place = lambda r: folder / f"{_name(r)}.npz"
-    with _alone(folder): _build(recordings, place, make, Journal(folder / "sources.jsonl", mark), workers, problems, "embeddings")
+    place = lambda r: folder / f"{file_name(r)}.npz"
+    with alone(folder): build_files(recordings, place, make, Journal(folder / "sources.jsonl", mark), workers, problems, "embeddings")
     if not _assemble(out, [(r, place(r)) for r in recordings.index], window): raise ValueError("no recording could be read (see the problems)")
     shutil.rmtree(f"{out}.journal")
     return out

@@ -19,7 +19,7 @@ from ..labels.corpus import EXPERTS, Corpus, annotation_table
 from .profile import (MotifConfig, best_places, discords, distance_profile, matrix_profile, motifs, recording_features)
 from ..problems import Problem, Problems, SoundProblem
 from ..sound.audio import read_audio, write_audio
-from ..sound.store import Built, _alone, _build, _name
+from ..sound.store import Built, alone, build_files, file_name
 
 # %% ../../nbs/motif/41_mine.ipynb #e136ec5f
 KINDS = {"motif": motifs, "discord": discords}
@@ -44,7 +44,7 @@ class ProfileStore:
 
     def path(self, recording_id: str) -> Path:
         "The file of a recording."
-        return self.folder / f"{_name(recording_id)}.npz"
+        return self.folder / f"{file_name(recording_id)}.npz"
 
     def read(self, recording_id: str) -> dict[str, np.ndarray]:
         "What `mine` found in a recording."
@@ -61,10 +61,10 @@ class ProfileStore:
         def make(sound, file):
             found = mine(recording_features(sound, self.config), self.config)
             with whole(file) as tmp: np.savez(tmp, **found)
-        with _alone(self.folder):
+        with alone(self.folder):
             with whole(self.folder / "config.json") as tmp: tmp.write_text(json.dumps(asdict(self.config), indent=1) + "\n")
             journal = Journal(self.folder / "sources.jsonl", fingerprint(self.config))
-            return _build(recordings, self.path, make, journal, workers, problems, "profiles")
+            return build_files(recordings, self.path, make, journal, workers, problems, "profiles")
 
 # %% ../../nbs/motif/41_mine.ipynb #93e3a16c
 def species_under(
@@ -128,7 +128,7 @@ def extract_clips(
 ) -> pd.DataFrame: # the rows with a column path (relative to `out`), less those that could not be read
     "Cut stretches out of recordings as clips; `manifest.csv` beside them is a corpus again."
     out, problems = Path(out), Problems() if problems is None else problems
-    made, stem = [], [f"{_name(r)}-{round(1000 * t):07d}-{n}" for r, t, n in zip(rows.recording_id, rows.t_min, rows.get("kind", pd.Series("clip", rows.index)))]
+    made, stem = [], [f"{file_name(r)}-{round(1000 * t):07d}-{n}" for r, t, n in zip(rows.recording_id, rows.t_min, rows.get("kind", pd.Series("clip", rows.index)))]
     for (at, row), name in zip(rows.iterrows(), stem):
         file = out / "clips" / f"{name}.flac"
         try:

@@ -17,7 +17,7 @@ from ..labels.corpus import Corpus
 from ..problems import Problems
 from .audio import SHORTEST, read_audio, write_audio
 from .mel import LogMel, MelConfig, check_band
-from .store import Built, FeatureStore, _alone, _build, _manifest, _name
+from .store import Built, FeatureStore, alone, build_files, file_name, manifest_table
 
 # %% ../../nbs/sound/17_cut.ipynb #d13afaaf
 PARTS = ("all", "both", "confirmed", "refused")
@@ -77,20 +77,20 @@ def prepare_cut(
     if not len(parts): raise ValueError(f"cut {of!r}: there is nothing to cut; no recording with sound has such boxes")
     small = cut_corpus(corpus, parts, seconds)
     check_band(mel, small.annotations) if to == "mel" else None
-    files = {i: store.path(i) if to == "mel" else out / split / f"{_name(i)}.{to}" for i, split in small.recordings.split.items()}
+    files = {i: store.path(i) if to == "mel" else out / split / f"{file_name(i)}.{to}" for i, split in small.recordings.split.items()}
     start, logmel = {files[i]: s for i, s in parts.start.items()}, LogMel(mel) if to == "mel" else None
     rate = mel.sample_rate if to == "mel" else sample_rate
     def make(path, file):
         wave = read_audio(path, rate, start[file], seconds)
         if to != "mel": return write_audio(file, wave, rate)
         with torch.inference_mode(), whole(file) as tmp: np.save(tmp, np.asfortranarray(logmel(torch.from_numpy(wave)).numpy().astype(np.float16)), allow_pickle=False)
-    with _alone(out):
+    with alone(out):
         journal = Journal(out / "parts.jsonl", fingerprint(of, seconds, to, sample_rate, mel))
-        built = _build(small.recordings, files.get, make, journal, workers, problems, f"cut to {to}")
+        built = build_files(small.recordings, files.get, make, journal, workers, problems, f"cut to {to}")
     _write_manifest(small, out, files, to)
     return built
 
 def _write_manifest(corpus: Corpus, out: Path, files: dict, to: str):
     "What was cut, as a manifest."
     places = {i: f.relative_to(out).as_posix() for i, f in files.items() if f.exists()}
-    with whole(out / "manifest.csv") as tmp: _manifest(corpus, places, to != "mel").to_csv(tmp, index=False)
+    with whole(out / "manifest.csv") as tmp: manifest_table(corpus, places, to != "mel").to_csv(tmp, index=False)

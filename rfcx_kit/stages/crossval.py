@@ -28,7 +28,7 @@ from ..sound.mel import MelConfig
 from .clips import LitClips, Sounds, WeakConfig
 from .dataset import ClipConfig
 from .detections import best_thresholds, frequency_penalty, predict_rows
-from .runs import _claim
+from .runs import claim_folder
 from .train import TrainConfig, train_model
 
 # %% ../../nbs/stages/42_crossval.ipynb #f22e7679
@@ -147,7 +147,7 @@ def open_cv(
     if not len(here.recordings): raise ValueError(f"{recipe.dataset}: none of its {len(r)} recordings has sound here")
     if len(here.recordings) < len(r): say(f"{len(r) - len(here.recordings)} of {len(r)} recordings have no sound here and are left out")
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, recipe, here, recipe.dataset if isinstance(recipe.dataset, str) else recipe.dataset[0])
+    claim_folder(folder, recipe, here, recipe.dataset if isinstance(recipe.dataset, str) else recipe.dataset[0])
     folds = clip_folds(here, recipe.n_folds, recipe.seed) if recipe.n_folds else pd.DataFrame(columns=["recording_id", "repeat", "fold"])
     with whole(folder / "folds.csv") as tmp: folds.to_csv(tmp, index=False)
     with whole(folder / "species.csv") as tmp: here.species.assign(clips=clip_counts(here).to_numpy()).to_csv(tmp)

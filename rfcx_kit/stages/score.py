@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..labels.audit import overlaps
 from ..labels.corpus import annotation_table
-from ..model.metrics import _precisions, aligned, auc_per_species, known_auc, lwlrap, lwlrap_per_class, precision_recall, prior_weighted_lwlrap
+from ..model.metrics import aligned, auc_per_species, class_precisions, known_auc, lwlrap, lwlrap_per_class, precision_recall, prior_weighted_lwlrap
 from ..problems import extra
 
 # %% ../../nbs/stages/36_score.ipynb #9465db43
@@ -104,7 +104,7 @@ def _draws(n: int, times: int, seed: int) -> np.ndarray: # float64 [times, n]
 def _lwlrap_draws(truth: pd.DataFrame, scores: pd.DataFrame, draws: np.ndarray, prior: np.ndarray | None) -> dict[str, np.ndarray]:
     "LWLRAP, and weighted by the prior, of every draw."
     t, s = aligned(truth, scores)
-    found, there = draws @ _precisions(t, s), draws @ t
+    found, there = draws @ class_precisions(t, s), draws @ t
     out = dict(lwlrap=found.sum(1) / there.sum(1))
     if prior is not None:
         weight = prior * (there > 0)
