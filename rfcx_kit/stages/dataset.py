@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'CLIPS', 'ClipConfig', 'place_windows', 'centre_windows', 'random_windows', 'exact_windows', 'SampleConfig',
-           'draw', 'plan_epoch', 'agreeing', 'cut_window', 'padded', 'Clips', 'cell_boxes', 'SoundClips',
+           'draw', 'plan_epoch', 'agreeing', 'cut_window', 'padded', 'Clips', 'cell_boxes', 'cell_bands', 'SoundClips',
            'AugmentConfig', 'augment_picture', 'ClipDataset', 'RecordingDataset']
 
 # %% ../../nbs/stages/30_dataset.ipynb #66006db7
@@ -18,12 +18,12 @@ import torch
 from torch.utils.data import Dataset
 
 from ..labels.corpus import EXPERTS, Corpus
-from ..labels.targets import frame_bounds, frame_targets, judgements
+from ..labels.targets import FrameBoxes, frame_bounds, frame_targets, opinions
 from ..model.mixing import add_sounds, union_targets
 from ..sound.audio import read_audio
 from ..sound.augment import Sound, WavePipeline, generator, sound, within_band
 from ..sound.image import ImagePipeline, Picture, colour, gain_db, hide, stripes
-from ..sound.mel import LogMel, band_of, standardise
+from ..sound.mel import STANDARDISE, LogMel, band_of, standardise
 from ..sound.windows import sliding_windows
 
 # %% ../../nbs/stages/30_dataset.ipynb #21e3a4e4
@@ -33,6 +33,10 @@ class ClipConfig:
     window: int = 512 # frames
     overlap: int = 49 # frames shared by neighbouring windows at prediction
     standardise: str = "window" # see rfcx_kit.sound.mel.STANDARDISE
+
+    def __post_init__(self):
+        if not 0 <= self.overlap < self.window: raise ValueError(f"clip: windows of {self.window} frames that share {self.overlap}; it takes 0 <= overlap < window")
+        if self.standardise not in STANDARDISE: raise ValueError(f"clip.standardise: {self.standardise!r} is not one of {', '.join(STANDARDISE)}")
 
 # %% ../../nbs/stages/30_dataset.ipynb #b37e6a1e
 def _frames(boxes: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -85,6 +89,8 @@ class SampleConfig:
         if self.clips not in CLIPS: raise ValueError(f"sample.clips: {self.clips!r} is not a way to cut clips; there are: {', '.join(CLIPS)}")
         for key in ("on_box", "agreed"):
             if not 0 <= getattr(self, key) <= 1: raise ValueError(f"sample.{key} is {getattr(self, key)}; it takes a number from 0 to 1")
+        for key in ("confirmed", "refused_ratio", "anywhere"):
+            if getattr(self, key) < 0: raise ValueError(f"sample.{key} is {getattr(self, key)}; it takes 0 or more")
 
 # %% ../../nbs/stages/30_dataset.ipynb #47ab7246
 def draw(
@@ -117,7 +123,7 @@ def _box_clips(boxes: pd.DataFrame, clip, sample: SampleConfig, rng: np.random.G
         confirmed, refused = boxes[expert & present], boxes[expert & ~present]
         shown = round(sample.confirmed * len(confirmed))
         kinds["confirmed"] = draw(confirmed, shown, rng)
-        kinds["refused"] = draw(refused, round(sample.refused_ratio * shown) or sample.refused, rng)
+        kinds["refused"] = draw(refused, round(sample.refused_ratio * shown) if sample.refused_ratio else sample.refused, rng)
     way = sample.clips if sample.clips in WAYS else "boxes"
     return [_at_boxes(b, why, way, clip, sample.on_box, rng) for why, b in kinds.items()]
 
@@ -197,8 +203,11 @@ class Clips:
     ):
         self.store, self.clip, self.n_species = store, clip, corpus.n_species
         self.recordings = corpus.recordings[["n_frames", "seconds", "complete", "path"]].to_dict("index")
-        self.annotations = {i: judgements(own) for i, own in corpus.annotations.groupby("recording_id")}
-        self.none = [corpus.annotations.iloc[:0]]
+        self.annotations, self.rows = corpus.annotations, opinions(corpus.annotations)
+        owner = corpus.recordings.loc[corpus.annotations.recording_id]
+        self.counted = FrameBoxes(corpus.annotations, owner.n_frames.to_numpy().astype(int), owner.seconds.to_numpy())
+        config = getattr(store, "config", None)
+        self.bands = None if config is None else cell_bands(corpus.annotations, config.n_mels, config)
 
     def mel(self, recording_id: str, start: int, stop: int | None = None) -> np.ndarray:
         "dB, float32 [mels, window]; with a `stop` before the window's end, only that much of it, padded at the recording's noise floor."
@@ -206,34 +215,39 @@ class Clips:
         if stop is None or stop - start >= window: return cut_window(mel, start, window)
         return padded(np.array(mel[:, start:stop], np.float32), window, np.median(mel, axis=1).astype(np.float32))
 
-    def known(self, recording_id: str, rng: np.random.Generator | None = None) -> pd.DataFrame:
-        "The annotations of a recording; of judges whose opinions are kept apart, one is drawn."
-        opinions = self.annotations.get(recording_id, self.none)
-        return opinions[0 if rng is None or len(opinions) == 1 else rng.integers(len(opinions))]
+    def known(self, recording_id: str, rng: np.random.Generator | None = None) -> np.ndarray:
+        "The rows of a recording's annotations; of judges whose opinions are kept apart, one is drawn."
+        each = self.rows.get(recording_id, [np.empty(0, int)])
+        return each[0 if rng is None or len(each) == 1 else rng.integers(len(each))]
 
-    def targets(self, recording_id: str, start: int, stop: int | None = None, known: pd.DataFrame | None = None) -> tuple[np.ndarray, np.ndarray]:
-        "Value and weight, float32 [species, window], by the annotations `known`; nothing is known of what is not shown."
-        r = self.recordings[recording_id]
-        both = frame_targets(self.known(recording_id) if known is None else known, self.n_species, int(r["n_frames"]), r["seconds"], complete=r["complete"])
-        parts = [t[:, start : min(stop or start + self.clip.window, start + self.clip.window)] for t in both]
-        return tuple(np.pad(t, ((0, 0), (0, self.clip.window - t.shape[1]))) for t in parts)
+    def targets(self, recording_id: str, start: int, stop: int | None = None, known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        "Value and weight, float32 [species, window], by the annotations' rows `known`; nothing is known of what is not shown."
+        r, window = self.recordings[recording_id], self.clip.window
+        last = min(stop or start + window, start + window, int(r["n_frames"]))
+        both = self.counted.paint(self.known(recording_id) if known is None else known, start, last, self.n_species, r["complete"])
+        return tuple(np.pad(t, ((0, 0), (0, window - t.shape[1]))) for t in both)
 
     def per_frame(self, recording_id: str) -> float:
         "Seconds from frame to frame, as targets count them."
         return self.recordings[recording_id]["seconds"] / self.recordings[recording_id]["n_frames"]
 
-    def boxes(self, recording_id: str, start: int, known: pd.DataFrame) -> pd.DataFrame:
-        "The annotations of a recording, their times counted from a frame."
-        at = start * self.per_frame(recording_id)
-        return known.assign(t_min=known.t_min - at, t_max=known.t_max - at)
+    def boxes(self, recording_id: str, start: int, known: np.ndarray) -> pd.DataFrame:
+        "The annotations in these rows, their times counted from a frame."
+        at, own = start * self.per_frame(recording_id), self.annotations.iloc[known]
+        return own.assign(t_min=own.t_min - at, t_max=own.t_max - at)
+
+    def cells(self, start: int, stop: int, known: np.ndarray, n_mels: int) -> np.ndarray:
+        "The boxes in these rows as far as they lie in the frames, in cells of the image; see `cell_boxes`."
+        known = self.counted.within(known, start, stop)
+        low, high = (np.zeros(len(known), int), np.full(len(known), n_mels)) if self.bands is None else (band[known] for band in self.bands)
+        return np.stack([self.annotations.species_id.to_numpy()[known], *self.counted.bounds(known, start, stop), low, high], 1).astype(int)
 
     def picture(self, recording_id: str, start: int, stop: int, rng: np.random.Generator, boxes: bool = False) -> Picture:
         "A clip with its targets, and its boxes where they are asked for."
         known = self.known(recording_id, rng)
         mel, (value, weight) = self.mel(recording_id, start, stop), self.targets(recording_id, start, stop, known)
         if not boxes: return Picture(mel, value, weight, np.empty((0, 5), int))
-        shown = min(stop - start, self.clip.window)
-        return Picture(mel, value, weight, cell_boxes(self.boxes(recording_id, start, known), shown, self.per_frame(recording_id), len(mel), getattr(self.store, "config", None)))
+        return Picture(mel, value, weight, self.cells(start, min(stop, start + self.clip.window), known, len(mel)))
 
 # %% ../../nbs/stages/30_dataset.ipynb #121c9c27
 def cell_boxes(
@@ -246,12 +260,18 @@ def cell_boxes(
     "Boxes in cells of the image; those outside are left out."
     boxes = boxes[(boxes.t_max > 0) & (boxes.t_min < frames * per_frame)]
     start, stop = frame_bounds(boxes, frames, frames * per_frame)
-    low, high = np.zeros(len(boxes), int), np.full(len(boxes), n_mels)
-    if config is not None:
-        low, high = (np.nan_to_num(band_of(boxes[c], config), nan=whole) for c, whole in (("f_min", 0), ("f_max", n_mels)))
-        low = np.clip(np.floor(low), 0, n_mels - 1).astype(int)
-        high = np.clip(np.ceil(high), low + 1, n_mels).astype(int)
-    return np.stack([boxes.species_id.to_numpy(), start, stop, low, high], 1).astype(int).reshape(-1, 5)
+    return np.stack([boxes.species_id.to_numpy(), start, stop, *cell_bands(boxes, n_mels, config)], 1).astype(int).reshape(-1, 5)
+
+def cell_bands(
+    boxes: pd.DataFrame, # annotations
+    n_mels: int,
+    config=None, # MelConfig of the image; None: bands are not known, a box has all of them
+) -> tuple[np.ndarray, np.ndarray]: # lowest band of each box and the one after its highest, int [boxes]
+    "Boxes in bands of the image."
+    if config is None: return np.zeros(len(boxes), int), np.full(len(boxes), n_mels)
+    low, high = (np.nan_to_num(band_of(boxes[c], config), nan=whole) for c, whole in (("f_min", 0), ("f_max", n_mels)))
+    low = np.clip(np.floor(low), 0, n_mels - 1).astype(int)
+    return low, np.clip(np.ceil(high), low + 1, n_mels).astype(int)
 
 # %% ../../nbs/stages/30_dataset.ipynb #49fd6cda
 class SoundClips(Clips):
@@ -312,6 +332,10 @@ class AugmentConfig:
     image: list = field(default_factory=list) # transforms of the image; see rfcx_kit.sound.image
 
     def __post_init__(self):
+        if not 0 <= self.mix <= 1: raise ValueError(f"augment.mix is {self.mix}; it takes a probability from 0 to 1")
+        if len(self.mix_gain) != 2 or self.mix_gain[0] > self.mix_gain[1]: raise ValueError(f"augment.mix_gain is {self.mix_gain}; it takes two levels in dB, [from, to]")
+        for key in ("gain", "tilt", "wobble", "freq_mask", "time_mask"):
+            if getattr(self, key) < 0: raise ValueError(f"augment.{key} is {getattr(self, key)}; it takes 0 or more")
         for key, pipeline in (("wave", WavePipeline), ("image", ImagePipeline)):
             try: pipeline(getattr(self, key))
             except ValueError as error: raise ValueError(f"augment.{key}: {error}") from None
