@@ -107,6 +107,17 @@ def test_waveform_needs_sound(place, capsys):
     assert "rfcx prepare --to flac" in capsys.readouterr().err
 
 
+def test_mlflow_gets_every_epoch(place):
+    mlflow = pytest.importorskip("mlflow")
+    where = (place / "mlruns").as_uri()
+    assert main(["train", "--corpus", str(place / "forest"), "--recipe", str(place / "tiny.yaml"), "--out", str(place / "logged"), "--stage1.mlflow", where]) == 0
+    client = mlflow.MlflowClient(where)
+    (run,) = client.search_runs([client.get_experiment_by_name("rfcx_kit").experiment_id])
+    written = pd.read_csv(place / "logged/all/stage1/metrics.csv")
+    assert run.info.run_name == "logged/all/stage1" and run.info.status == "FINISHED"
+    np.testing.assert_allclose([m.value for m in client.get_metric_history(run.info.run_id, "loss")], written.loss, rtol=1e-4)
+
+
 def test_cut_corpus_trains(place, capsys):
     assert main(["prepare", str(place / "forest"), str(place / "cut"), "--cut", "both", "--seconds", "4"]) == 0
     corpus = read_corpus(place / "cut/manifest.csv")

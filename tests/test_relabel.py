@@ -47,7 +47,7 @@ def test_a_clip_draws_one_of_the_judges_that_are_kept_apart():
 
     recordings = recording_table(dict(recording_id=["r"], seconds=10.0)).assign(n_frames=100)
     said = annotation_table(dict(recording_id="r", species_id=[0, 1, 2], t_min=0.0, t_max=10.0, source=["expert", "relabel:1/0", "relabel:1/1"]))
-    clips, rng = Clips(Corpus(recordings, said, species_table("abc")), None, ClipConfig(window=20)), np.random.default_rng(0)
+    clips, rng = Clips(Corpus(recordings, said, species_table("abc")), None, ClipConfig(window=20, overlap=0)), np.random.default_rng(0)
     drawn = {tuple(clips.targets("r", 0, opinion=clips.opinion("r", rng))[1][:, 0]) for _ in range(20)}
     assert drawn == {(1, 1, 0), (1, 0, 1)}  # the expert always, and one judge at a time
 

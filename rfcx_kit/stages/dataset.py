@@ -24,7 +24,7 @@ from ..model.mixing import add_sounds, union_targets
 from ..sound.audio import read_audio
 from ..sound.augment import Sound, WavePipeline, generator, sound, within_band
 from ..sound.image import ImagePipeline, Picture, colour, gain_db, hide, stripes
-from ..sound.mel import LogMel, band_of, standardise
+from ..sound.mel import STANDARDISE, LogMel, band_of, standardise
 from ..sound.windows import sliding_windows
 
 # %% ../../nbs/stages/30_dataset.ipynb #21e3a4e4
@@ -34,6 +34,10 @@ class ClipConfig:
     window: int = 512 # frames
     overlap: int = 49 # frames shared by neighbouring windows at prediction
     standardise: str = "window" # see rfcx_kit.sound.mel.STANDARDISE
+
+    def __post_init__(self):
+        if not 0 <= self.overlap < self.window: raise ValueError(f"clip: windows of {self.window} frames that share {self.overlap}; it takes 0 <= overlap < window")
+        if self.standardise not in STANDARDISE: raise ValueError(f"clip.standardise: {self.standardise!r} is not one of {', '.join(STANDARDISE)}")
 
 # %% ../../nbs/stages/30_dataset.ipynb #b37e6a1e
 def _frames(boxes: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,6 +90,8 @@ class SampleConfig:
         if self.clips not in CLIPS: raise ValueError(f"sample.clips: {self.clips!r} is not a way to cut clips; there are: {', '.join(CLIPS)}")
         for key in ("on_box", "agreed"):
             if not 0 <= getattr(self, key) <= 1: raise ValueError(f"sample.{key} is {getattr(self, key)}; it takes a number from 0 to 1")
+        for key in ("confirmed", "refused_ratio", "anywhere"):
+            if getattr(self, key) < 0: raise ValueError(f"sample.{key} is {getattr(self, key)}; it takes 0 or more")
 
 # %% ../../nbs/stages/30_dataset.ipynb #47ab7246
 def draw(
@@ -118,7 +124,7 @@ def _box_clips(boxes: pd.DataFrame, clip, sample: SampleConfig, rng: np.random.G
         confirmed, refused = boxes[expert & present], boxes[expert & ~present]
         shown = round(sample.confirmed * len(confirmed))
         kinds["confirmed"] = draw(confirmed, shown, rng)
-        kinds["refused"] = draw(refused, round(sample.refused_ratio * shown) or sample.refused, rng)
+        kinds["refused"] = draw(refused, round(sample.refused_ratio * shown) if sample.refused_ratio else sample.refused, rng)
     way = sample.clips if sample.clips in WAYS else "boxes"
     return [_at_boxes(b, why, way, clip, sample.on_box, rng) for why, b in kinds.items()]
 
@@ -329,6 +335,10 @@ class AugmentConfig:
     image: list = field(default_factory=list) # transforms of the image; see rfcx_kit.sound.image
 
     def __post_init__(self):
+        if not 0 <= self.mix <= 1: raise ValueError(f"augment.mix is {self.mix}; it takes a probability from 0 to 1")
+        if len(self.mix_gain) != 2 or self.mix_gain[0] > self.mix_gain[1]: raise ValueError(f"augment.mix_gain is {self.mix_gain}; it takes two levels in dB, [from, to]")
+        for key in ("gain", "tilt", "wobble", "freq_mask", "time_mask"):
+            if getattr(self, key) < 0: raise ValueError(f"augment.{key} is {getattr(self, key)}; it takes 0 or more")
         for key, pipeline in (("wave", WavePipeline), ("image", ImagePipeline)):
             try: pipeline(getattr(self, key))
             except ValueError as error: raise ValueError(f"augment.{key}: {error}") from None

@@ -237,6 +237,7 @@ def _loggers(folder: Path, config: TrainConfig) -> list:
     "TensorBoard and MLflow, as far as they are asked for; metrics.csv is always written."
     loggers = [L.loggers.TensorBoardLogger(folder, name="", version="tensorboard")] if config.tensorboard else []
     if config.mlflow:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true") # or it refuses folders
         extra("mlflow", "mlflow")
         loggers.append(L.loggers.MLFlowLogger("rfcx_kit", "/".join(folder.parts[-3:]), config.mlflow))
     return loggers
