@@ -79,12 +79,13 @@ def import_(
     "Take what people corrected: reviews, which win over all else from the next stage on."
     import pandas as pd
     from rfcx_kit.journal import whole
-    from rfcx_kit.labels.audit import corrections, read_corrected
+    from rfcx_kit.labels.audit import corrections, read_corrected, recording_of
     labels, species = _table(run, cycle), _species(run)
     if species is None: raise ValueError(f"{run} is not a run's folder with labels (labels/species.csv is missing); say --run")
     paths = [p for f in map(Path, files) for p in (sorted([*f.glob("*.txt"), *f.glob("*.csv")]) if f.is_dir() else [f])]
     if not paths: raise ValueError("give files, or folders of them")
-    new = pd.concat([corrections(labels, read_corrected(p, species)) for p in paths], ignore_index=True)
+    read = [(read_corrected(p, species), [] if p.suffix == ".csv" else [recording_of(p)]) for p in paths]
+    new = pd.concat([corrections(labels, table, [] if len(table) else own) for table, own in read], ignore_index=True)
     path = Path(run) / "reviews.parquet"
     old = pd.read_parquet(path) if path.exists() else new.iloc[:0]
     columns = [c for c in new if c != "weight"]

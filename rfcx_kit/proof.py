@@ -7,13 +7,14 @@ __all__ = ['ROWS', 'MAIN', 'truth_corpus', 'truth_prior', 'epoch_clips', 'spent_
            'plan_rows', 'estimate', 'verdicts', 'prove', 'proof_table', 'markdown']
 
 # %% ../nbs/93_proof.ipynb #4821211e
-import os, time
+import json, os, time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from .journal import whole
 from .labels.corpus import RFCX_COLUMNS
@@ -112,31 +113,36 @@ def equal_budget(
     return recipe
 
 # %% ../nbs/93_proof.ipynb #29c263eb
-def _alike(a, b, stage: str) -> bool:
+def _plain(recipe) -> dict: return json.loads(json.dumps(asdict(recipe))) # as recipe.yaml has it
+
+def _alike(a: dict, b: dict, stage: str) -> bool:
     "Whether two recipes train the same models up to this stage."
-    if a.relabel.source_weights != b.relabel.source_weights: return False
+    if a["relabel"]["source_weights"] != b["relabel"]["source_weights"]: return False
     later = {"stage1": ("stage2", "cycle"), "stage2": ("cycle",)}[stage]
-    one, other = ({k: v for k, v in asdict(r).items() if k not in (*later, "cycles", "relabel")} for r in (a, b))
+    one, other = ({k: v for k, v in r.items() if k not in (*later, "cycles", "relabel")} for r in (a, b))
     return one == other
 
 def share_stages(
     folder: str | Path, # of a run that is to begin or to go on
     recipe, # its recipe
-    others: dict, # folder -> recipe of finished runs on the same corpus
+    others: Iterable[str | Path], # folders of runs on the same corpus
 ) -> list[str]: # the stages that are another run's
-    "Link the stages before the cycles that a finished run has trained already."
-    shared, folder = [], Path(folder)
+    "Link the stages before the cycles that another run has trained already."
+    shared, folder, mine = [], Path(folder), _plain(recipe)
+    begun = {p: yaml.safe_load((p / "recipe.yaml").read_text()) for p in map(Path, others) if p != folder and (p / "recipe.yaml").is_file()}
     for stage in [s for s in ("stage1", "stage2") if getattr(recipe, s).epochs]:
-        giver = next((Path(f) for f, r in others.items() if _alike(recipe, r, stage) and any(Path(f).glob(f"*/{stage}/model.pt"))), None)
+        giver = next((p for p, r in begun.items() if _alike(mine, r, stage) and any(p.glob(f"*/{stage}/model.pt"))), None)
         if giver is None: break
         for place in giver.glob(f"*/{stage}"):
-            mine = folder / place.parent.name / stage
-            mine.parent.mkdir(parents=True, exist_ok=True)
-            if not mine.exists(): mine.symlink_to(os.path.relpath(place.resolve(), mine.parent.resolve()), target_is_directory=True)
+            link = folder / place.parent.name / stage
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists(): link.symlink_to(os.path.relpath(place.resolve(), link.parent.resolve()), target_is_directory=True)
         shared.append(stage)
     return shared
 
 # %% ../nbs/93_proof.ipynb #010914ea
+def _folder(row: str) -> str: return row.replace(",", "").replace(" ", "-")
+
 def _prior(row: str, corpus: Path, place: Path, read) -> str:
     "The file of the prior, where a row asks for it."
     return str(truth_prior(corpus, place / "prior.csv", read.n_species, len(read.train.recordings)).resolve()) if "{prior}" in ROWS[row] else ""
@@ -166,8 +172,8 @@ def plan_rows(
             own = load_recipe(recipe, ["--cycles", "3", *changes, *(fill.get(x, x) for x in ROWS[row]), "--seed", str(base.seed + at)])
             own = equal_budget(mine, own, budget)
             clips = spent_clips(mine, own)
-            known = [s for s in ("stage1", "stage2") if row != "ceiling" and any(_alike(own, r, s) and getattr(r, s).epochs for r in before)]
-            jobs.append(dict(row=row, corpus=at, source=source, folder=place / row.replace(",", "").replace(" ", "-"), recipe=own, clips=clips, new=sum(n for k, n in clips.items() if k not in known)))
+            known = [s for s in ("stage1", "stage2") if row != "ceiling" and any(_alike(_plain(own), _plain(r), s) and getattr(r, s).epochs for r in before)]
+            jobs.append(dict(row=row, corpus=place.name, source=source, folder=place / _folder(row), recipe=own, clips=clips, new=sum(n for k, n in clips.items() if k not in known)))
             if row != "ceiling": before.append(own)
     return pd.DataFrame(jobs)
 
@@ -213,17 +219,18 @@ def prove(
     say: Callable = print,
 ) -> pd.DataFrame: # of `proof_table`
     "Every row, the main ones first; what is done is not done again."
-    plan, out, done, givers = plan_rows(list(corpora), out, list(rows), recipe, changes), Path(out), [], {}
+    plan, out, done = plan_rows(list(corpora), out, list(rows), recipe, changes), Path(out), []
     say(estimate(plan))
+    earlier = pd.read_csv(out / "proof.csv", keep_default_na=True).fillna({"stop_rule": ""}) if (out / "proof.csv").exists() else pd.DataFrame(columns=["row", "corpus"])
     for job in plan.sort_values("row", key=lambda r: ~r.isin(MAIN), kind="stable").itertuples():
         place, start = job.folder.parent, time.time()
-        others = givers.setdefault(place, {})
-        if job.row != "ceiling": share_stages(job.folder, job.recipe, others)
+        if job.row != "ceiling": share_stages(job.folder, job.recipe, [place / _folder(r) for r in ROWS if r != "ceiling"])
         done.append(_told(job, run(job.source, job.folder, job.recipe, place / "store")))
-        if job.row != "ceiling": others[job.folder] = job.recipe
-        say(f"{job.row}, corpus {job.corpus}: {done[-1].test_truth_lwlrap.iloc[-1]:.3f} after {time.time() - start:.0f} s")
-        with whole(out / "proof.csv") as tmp: pd.concat(done, ignore_index=True).to_csv(tmp, index=False)
-        table = proof_table(pd.concat(done, ignore_index=True))
+        say(f"{job.row}, {job.corpus}: {done[-1].test_truth_lwlrap.iloc[-1]:.3f} after {time.time() - start:.0f} s")
+        earlier = earlier[~((earlier.row == job.row) & (earlier.corpus == job.corpus))] # other rows, of another call, stay
+        proof = pd.concat([*([earlier] if len(earlier) else []), *done], ignore_index=True)
+        with whole(out / "proof.csv") as tmp: proof.to_csv(tmp, index=False)
+        table = proof_table(proof)
         with whole(out / "table.csv") as tmp: table.to_csv(tmp)
         with whole(out / "table.md") as tmp: tmp.write_text(markdown(table))
     return table

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'overlaps', 'diff_labels', 'doubts', 'label_key', 'with_reviews', 'shown_labels', 'export_labels',
-           'read_corrected', 'corrections']
+           'recording_of', 'read_corrected', 'corrections']
 
 # %% ../../nbs/labels/07_audit.ipynb #724096b6
 import re
@@ -92,12 +92,13 @@ def export_labels(
     folder: str | Path, # gets a file for each recording, or labels.csv
     species: pd.DataFrame, # their names
     form: str = "raven", # raven, audacity, rfcx
-    band: tuple[float, float] = (0.0, 16_000.0), # Hz, of a box without a band (Raven needs one)
+    band: tuple[float, float] = (0.0, 16_000.0), # Hz, of a box without a band (Raven and the RFCX form need one)
 ) -> list[Path]: # the files
     "Write labels for people to correct."
     if form not in FORMATS: raise ValueError(f"format: {form!r} is not one of {', '.join(FORMATS)}")
     rows, folder = shown_labels(labels), Path(folder)
     if form == "rfcx":
+        rows = rows.fillna(dict(f_min=band[0], f_max=band[1]))
         with whole(folder / "labels.csv") as tmp: rows[[*RFCX_COLUMNS, "presence", "weight", "source", "row"]].to_csv(tmp, index=False)
         return [folder / "labels.csv"]
     paths = []
@@ -116,21 +117,26 @@ def _read_rfcx(path: Path, n_species: int) -> pd.DataFrame:
     if table.faults: raise TableError(table.faults)
     return annotation_table(boxes).assign(**({"row": table.text("row", "").to_numpy()} if "row" in table.cells else {}))
 
+def recording_of(path: str | Path) -> str:
+    "The recording whose table a file is: its name up to `.raven.txt`, `.audacity.txt` or the first dot."
+    name = Path(path).name
+    return next((name.removesuffix(e) for e in FORMATS.values() if name.endswith(e)), name.split(".")[0])
+
 def read_corrected(
     path: str | Path, # a Raven, Audacity or RFCX table
     species: pd.DataFrame, # their names
 ) -> pd.DataFrame: # annotations; with `row` ("" where none) if the table names rows
-    "A table that a person has worked on; the recording is its name up to `.raven.txt`, `.audacity.txt` or the first dot."
+    "A table that a person has worked on."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"{path}: no such file; a Raven or Audacity table, or a CSV in the RFCX form, is needed")
     if path.suffix.lower() == ".csv": return _read_rfcx(path, len(species))
-    recording_id = next((path.name.removesuffix(e) for e in FORMATS.values() if path.name.endswith(e)), path.name.split(".")[0])
     with open(path, encoding="utf-8-sig", errors="replace") as f: raven = "Begin Time (s)" in f.readline()
-    return (read_raven if raven else read_audacity)(path, species, recording_id)
+    return (read_raven if raven else read_audacity)(path, species, recording_of(path))
 
 def corrections(
     labels: pd.DataFrame, # annotations that went out
     corrected: pd.DataFrame, # of `read_corrected`: one or more recordings, each complete
+    emptied: Iterable[str] = (), # recordings whose table came back without a row: all their labels were struck
 ) -> pd.DataFrame: # annotations of source review, with `replaces`
     "What a person changed, as reviews; none where nothing was changed."
     sent = shown_labels(labels[labels.recording_id.isin(corrected.recording_id)]).set_index("row")
@@ -140,6 +146,8 @@ def corrections(
     for c, most in (("t_min", 1e-3), ("t_max", 1e-3), ("f_min", 1.0), ("f_max", 1.0)): same &= ((named[c] - old[c]).abs() < most) | old[c].isna()
     changed = named[~same].assign(presence=lambda t: (t.presence >= 0.5).astype(float)).rename(columns=dict(row="replaces"))
     gone = sent[~sent.index.isin(named.row)] if "row" in corrected else sent.iloc[:0]
+    struck = shown_labels(labels[labels.recording_id.isin(list(emptied))]).set_index("row")
+    gone = pd.concat([gone, struck[~struck.index.isin(gone.index)]])
     gone = gone.reset_index(names="replaces").assign(weight=lambda t: (t.presence > 0.5).astype(float), presence=0.0)
     rows = pd.concat([changed.assign(weight=1.0), gone], ignore_index=True)
     return annotation_table(rows.assign(source="review")).assign(replaces=rows.replaces.to_numpy() if len(rows) else pd.Series(dtype="str")).sort_values("presence", kind="stable", ignore_index=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOSSES', 'pool', 'terms', 'fill_unknown', 'total', 'average', 'masked_sum', 'masked_mean', 'bce', 'masked_focal',
            'masked_frame', 'focal_terms', 'bce_focal', 'bce_focal_2way', 'bce_focal_2way_published', 'cross_entropy',
-           'lsoft', 'lsep', 'LossConfig', 'make_loss']
+           'lsoft', 'lsep', 'each_sample', 'keep_rate', 'small_loss', 'LossConfig', 'make_loss']
 
 # %% ../../nbs/model/22_losses.ipynb #7e174e88
 from collections.abc import Callable
@@ -215,6 +215,35 @@ def lsep(outputs: dict, value: torch.Tensor, weight: torch.Tensor, share: torch.
     each = F.softplus(torch.where(pair > 0, apart, torch.full_like(apart, -1e4)).flatten(1).logsumexp(1))
     some = (pair > 0).any(2).any(1).float() * (torch.ones_like(each) if share is None else share.to(each))
     return (each * some).sum() / some.sum().clamp(min=1e-12)
+
+# %% ../../nbs/model/22_losses.ipynb #898aafc7
+def each_sample(
+    loss: Callable, # of `make_loss`
+    outputs: dict,
+    value: torch.Tensor, # [batch, ...]
+    weight: torch.Tensor, # same shape
+) -> torch.Tensor: # [batch]
+    "The loss of each sample by itself; 0 where nothing is known."
+    return torch.stack([loss({k: v[i : i + 1] for k, v in outputs.items()}, value[i : i + 1], weight[i : i + 1]) for i in range(len(value))])
+
+def keep_rate(
+    epoch: int, # from 0
+    forget: float, # share that is dropped in the end
+    warmup: int, # epochs until then
+) -> float:
+    "The share of samples that are learnt from: 1 - forget * min(epoch / warmup, 1)."
+    return 1 - forget * min(epoch / max(1, warmup), 1.0)
+
+def small_loss(
+    each: torch.Tensor, # [batch], the peer's loss of each sample
+    expert: torch.Tensor, # bool [batch]: holds what an expert said
+    keep: float, # share of the others that is kept
+) -> torch.Tensor: # float32 [batch], 1 kept and 0 dropped: a `share` for the losses
+    "All samples of experts, and of the others those of smallest loss; at least one sample stays."
+    share, others = expert.to(each).float(), torch.nonzero(~expert.to(each.device)).flatten()
+    n = max(round(keep * len(others)), int(len(others) == len(each)))
+    share[others[each[others].argsort(stable=True)[:n]]] = 1.0
+    return share
 
 # %% ../../nbs/model/22_losses.ipynb #0f534744
 LOSSES: dict[str, Callable] = {f.__name__: f for f in (bce, masked_sum, masked_mean, masked_focal, masked_frame, lsoft, lsep,
