@@ -432,7 +432,7 @@ def measure_embedding(
     seeds: int = 3, # from 1
     batches: int = 50, # of a round
     rounds: int = 6,
-    precision: str = "auto", # auto, 32-true, bf16-mixed, 16-mixed
+    precision: str = "32-true", # auto, 32-true, bf16-mixed, 16-mixed
     out: str | None = None, # also write the table there, as CSV
 ):
     "Nearest neighbours of the embedding, beside log-mel means and the untrained network."

@@ -169,13 +169,25 @@ class _Rounds(L.Callback):
         with whole(self.path) as tmp: pd.DataFrame([*old, dict(round=trainer.current_epoch, loss=loss, nearer=None if nearer is None else float(nearer))]).to_csv(tmp, index=False)
 
 # %% ../../nbs/motif/43_embed.ipynb #3cd741ad
+def _precision(model: Tile2Vec, tiles, precision: str) -> str:
+    "Lightning's name of the precision in which tiles of this length train."
+    found = best_precision(precision)
+    if found != "bf16-mixed" or torch.cuda.is_available(): return found
+    model.eval()
+    with torch.inference_mode(): width = model.trunk(model.logmel(torch.from_numpy(tiles[0][:1])).unsqueeze(1)).shape[-1]
+    model.train()
+    if width > 1: return found
+    if precision != "auto": raise ValueError("bf16 on a CPU gives noise where the network's last map is one frame wide: take longer tiles, a shorter hop, or precision=32-true")
+    return "32-true"
+
+# %% ../../nbs/motif/43_embed.ipynb #c75ba982
 def _trainer(folder: Path, config: EmbedConfig, validated: bool, progress: bool) -> L.Trainer:
     c = L.callbacks
     calls = [c.ModelCheckpoint(folder, filename="last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True), _Rounds(folder / "metrics.csv")]
     if validated:
         calls.append(c.ModelCheckpoint(folder, filename="best", monitor="nearer", mode="max", save_top_k=1, save_weights_only=True, enable_version_counter=False))
         if config.patience: calls.append(c.EarlyStopping("nearer", mode="max", patience=config.patience))
-    return L.Trainer(max_epochs=config.rounds, precision=best_precision(config.precision), gradient_clip_val=config.clip_norm or None, reload_dataloaders_every_n_epochs=1,
+    return L.Trainer(max_epochs=config.rounds, precision=config.precision, gradient_clip_val=config.clip_norm or None, reload_dataloaders_every_n_epochs=1,
                      num_sanity_val_steps=0, logger=False, callbacks=calls, enable_model_summary=False, enable_progress_bar=progress, default_root_dir=folder,
                      **({} if validated else dict(limit_val_batches=0)))
 
@@ -200,7 +212,7 @@ def fit(
     last = folder / "last.ckpt"
     with warnings.catch_warnings():
         _quiet()
-        trainer = _trainer(folder, config, validated, progress)
+        trainer = _trainer(folder, replace(config, precision=_precision(lit.model, tiles, config.precision)), validated, progress)
         try: trainer.fit(lit, ckpt_path=str(last) if last.exists() else None, weights_only=True)
         except (KeyboardInterrupt, SystemExit): pass # as told below
         if trainer.interrupted:
@@ -240,7 +252,7 @@ def find_lr(
     lit = LitTile2Vec(Tile2Vec(config), tiles, replace(config, batches=steps + 1))
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         _quiet()
-        trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=best_precision(config.precision))
+        trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=_precision(lit.model, tiles, config.precision))
         with contextlib.redirect_stderr(io.StringIO()): found = L.tuner.Tuner(trainer).lr_find(lit, num_training=steps, update_attr=False).suggestion()
     return config.lr if found is None else float(found)
 
@@ -254,7 +266,7 @@ def find_batch_size(
     trials = max(1, int(np.log2(most / 2)))
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         _quiet()
-        trainer = L.Trainer(max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=best_precision(config.precision))
+        trainer = L.Trainer(max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=_precision(lit.model, tiles, config.precision))
         return int(L.tuner.Tuner(trainer).scale_batch_size(lit, mode="power", steps_per_trial=1, init_val=2, max_trials=trials))
 
 # %% ../../nbs/motif/43_embed.ipynb #cb8e3b75

@@ -176,7 +176,7 @@ def clip_tiles(corpus: Corpus, seconds: float = 1.0) -> tuple[pd.DataFrame, np.n
     return table, np.stack([cut_tile(p, at, seconds, s) for p, at, s in zip(r.path, t, r.seconds)])
 
 # %% ../../nbs/motif/46_measure.ipynb #633cf54a
-MEASURED = EmbedConfig(batch_size=24, batches=50, rounds=6, mel=MelConfig(n_mels=64, hop_length=1024))
+MEASURED = EmbedConfig(batch_size=24, batches=50, rounds=6, precision="32-true", mel=MelConfig(n_mels=64, hop_length=1024))
 
 def measure_embedding(
     folder: str | Path, # clips in folders of species
