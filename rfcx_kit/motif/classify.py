@@ -95,6 +95,7 @@ def likeness(
     parts = [np.ascontiguousarray(views[:, i:i + 2048].transpose(1, 0, 2)).reshape(-1, len(flat)) @ flat for i in range(0, views.shape[1], 2048)]
     return (np.concatenate(parts) * scale[:, None]).astype(np.float32)
 
+# %% ../../nbs/motif/45_classify.ipynb #bf8935b0
 def motif_features(
     windows: pd.DataFrame, # WHERE
     recordings: pd.DataFrame, # of the corpus
@@ -134,6 +135,7 @@ class SpeciesModel:
         if lacks: raise ValueError(f"the table lacks {len(lacks)} columns of the training: {', '.join(lacks[:5])}")
         return pd.concat([table[WHERE].reset_index(drop=True), pd.DataFrame(self._predict(table[self.about["columns"]].to_numpy(np.float32)), columns=self.species)], axis=1)
 
+# %% ../../nbs/motif/45_classify.ipynb #487935e4
 def train(
     table: pd.DataFrame, # WHERE and numbers
     species: np.ndarray, # name of the species of each row
@@ -171,6 +173,7 @@ def _lightgbm(x, y, config, out):
 
 MODELS = {"logistic": _logistic, "lightgbm": _lightgbm}
 
+# %% ../../nbs/motif/45_classify.ipynb #380c1b9d
 def load(
     folder: str | Path, # of `train`
 ) -> SpeciesModel:

@@ -37,6 +37,7 @@ def _read(path):
     if not Path(path).is_file(): raise FileNotFoundError(f"{path}: no such table")
     return pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path, dtype={"recording_id": str})
 
+# %% ../../nbs/motif/47_commands.ipynb #75f574ba
 def extract(
     corpus: str, # a folder in the RFCX layout, or a manifest
     out: str, # a folder for the profiles; the same command goes on where it was
@@ -71,7 +72,7 @@ def consolidate(
     _write(table, Path(out) / "motifs.parquet")
     print(f"{Path(out) / 'motifs.parquet'}: {len(table)} motifs and discords of {table.recording_id.nunique()} recordings, {(table.species_id >= 0).sum()} with a species")
 
-# %% ../../nbs/motif/47_commands.ipynb #75f574ba
+# %% ../../nbs/motif/47_commands.ipynb #fe92fbb4
 def _clips(corpus, motifs, out, choose):
     from rfcx_kit.motif.mine import extract_clips
     from rfcx_kit.problems import Problems
@@ -109,6 +110,7 @@ def sample(
     from rfcx_kit.motif.mine import sample_motifs
     _clips(corpus, motifs, out, lambda t: sample_motifs(t, k, seed))
 
+# %% ../../nbs/motif/47_commands.ipynb #b2c0c884
 def track(
     corpus: str, # a folder in the RFCX layout, or a manifest
     motifs: str, # motifs.parquet
@@ -125,12 +127,12 @@ def track(
     n = mine.track(table[(table.kind == kind) & (table["rank"] == int(rank))], _corpus(corpus).recordings, out, problems=problems)
     _end(problems, out, f"{out}: {n} clips")
 
-# %% ../../nbs/motif/47_commands.ipynb #fe92fbb4
+# %% ../../nbs/motif/47_commands.ipynb #6711841f
 def search(
     corpus: str, # where to look: a folder in the RFCX layout, or a manifest
     file: str, # the sound file that holds the call
     t_min: float, # where it begins, s
-    t_max: float, # where it ends, s
+    t_max: float, # where it ends, s; beyond the end of a clip: its end
     *,
     out: str = "found.csv", # CSV or Parquet
     k: int = 3, # matches of a recording, at most
@@ -198,6 +200,7 @@ def extract_triplets(
     print(f"{out}: {len(table)} triplets take {made.shard_bytes(len(table), c) / 1e9:.2f} GB", flush=True)
     made.extract_triplets(table, _corpus(corpus).recordings, out, c, shard)
 
+# %% ../../nbs/motif/47_commands.ipynb #0bc1007f
 def embed_fit(
     corpus: str, # a folder in the RFCX layout, or a manifest
     triplets: str, # a Parquet table of generate-triplets, or a folder of extract-triplets
@@ -235,6 +238,7 @@ def embed_summary(
     from rfcx_kit.motif.embed import load_embedding, summary
     print(summary(load_embedding(model)).to_string())
 
+# %% ../../nbs/motif/47_commands.ipynb #1801eeec
 def embed_transform(
     corpus: str, # a folder in the RFCX layout, or a manifest
     model: str, # model.pt
@@ -309,6 +313,7 @@ def nocall_cv(
     found, _ = cv(*_gate_data(points, corpus, truth, half), NocallConfig(folds=folds, seed=seed))
     print(f"AUC {found['auc']:.4f} +- {found['spread']:.4f} over {folds} folds, {found['trees']} trees")
 
+# %% ../../nbs/motif/47_commands.ipynb #21d49121
 def nocall_predict(
     points: str, # a table of windows, made as that of the training
     model: str, # of nocall fit
@@ -326,7 +331,7 @@ def nocall_predict(
         table, labels, _ = _gate_data(points, corpus, truth, "test")
         print(f"AUC {auc(labels, predict(model, table).call):.4f} on the test half")
 
-# %% ../../nbs/motif/47_commands.ipynb #21d49121
+# %% ../../nbs/motif/47_commands.ipynb #547ccd89
 def classify_prepare_dataset(
     corpus: str, # a folder in the RFCX layout, or a manifest
     motifs: str, # motifs.parquet
@@ -353,6 +358,7 @@ def _with_motifs(table, corpus, refs):
     more = motif_features(table, corpus.recordings, reference_set(clips.assign(t_min=0.0, t_max=clips.seconds), clips.set_index("recording_id")))
     return table.reset_index(drop=True).join(more.filter(regex=r"^r\d"))
 
+# %% ../../nbs/motif/47_commands.ipynb #0444372c
 def classify_train(
     points: str, # a table of windows of labelled clips: embed transform, or any other
     corpus: str, # whose clips they are
@@ -375,6 +381,7 @@ def classify_train(
     made = train(_with_motifs(table, own, refs), names, out, ClassifyConfig(model, seed=seed), json.loads(Path(filter_set).read_text()) if filter_set else ())
     print(f"{out}: {len(made.species)} species from {len(table)} windows")
 
+# %% ../../nbs/motif/47_commands.ipynb #bdacc0d1
 def classify_predict(
     points: str, # a table of windows, made as that of the training
     corpus: str, # whose windows they are
@@ -425,7 +432,7 @@ def measure_embedding(
     seeds: int = 3, # from 1
     batches: int = 50, # of a round
     rounds: int = 6,
-    precision: str = "auto", # auto, 32-true, bf16-mixed, 16-mixed
+    precision: str = "32-true", # auto, 32-true, bf16-mixed, 16-mixed
     out: str | None = None, # also write the table there, as CSV
 ):
     "Nearest neighbours of the embedding, beside log-mel means and the untrained network."
@@ -434,6 +441,7 @@ def measure_embedding(
     config = replace(measure.MEASURED, batches=batches, rounds=rounds, precision=precision)
     _show(measure.measure_embedding(clips, folder, list(range(1, seeds + 1)), config), out)
 
+# %% ../../nbs/motif/47_commands.ipynb #28ab1d19
 def measure_classifiers(
     clips: str, # a folder with a subfolder of clips for each species
     corpus: str, # with truth_train.csv and truth_test.csv

@@ -8,7 +8,7 @@ __all__ = ['EmbedConfig', 'TileNet', 'Tile2Vec', 'triplet_loss', 'LitTile2Vec', 
            'flat', 'plot_map', 'map_page', 'nearest_accuracy']
 
 # %% ../../nbs/motif/43_embed.ipynb #f5ed2586
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import base64, contextlib, html, io, json, logging, shutil, tempfile, warnings
 
@@ -103,6 +103,7 @@ class Tile2Vec(nn.Module):
         z = self.head(self.trunk(x.unsqueeze(1)).mean((-2, -1))).float()
         return F.normalize(z, dim=-1) if self.config.unit else z
 
+# %% ../../nbs/motif/43_embed.ipynb #36737404
 def triplet_loss(
     anchor: torch.Tensor, # [batch, dim]
     neighbour: torch.Tensor,
@@ -156,6 +157,7 @@ class LitTile2Vec(L.LightningModule):
 
     def configure_optimizers(self): return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.cfg.weight_decay)
 
+# %% ../../nbs/motif/43_embed.ipynb #18caee9f
 class _Rounds(L.Callback):
     "`metrics.csv`: round, loss, nearer."
     def __init__(self, path: Path): self.path = path
@@ -166,14 +168,26 @@ class _Rounds(L.Callback):
         module.losses.clear()
         with whole(self.path) as tmp: pd.DataFrame([*old, dict(round=trainer.current_epoch, loss=loss, nearer=None if nearer is None else float(nearer))]).to_csv(tmp, index=False)
 
-# %% ../../nbs/motif/43_embed.ipynb #18caee9f
+# %% ../../nbs/motif/43_embed.ipynb #3cd741ad
+def _precision(model: Tile2Vec, tiles, precision: str) -> str:
+    "Lightning's name of the precision in which tiles of this length train."
+    found = best_precision(precision)
+    if found != "bf16-mixed" or torch.cuda.is_available(): return found
+    model.eval()
+    with torch.inference_mode(): width = model.trunk(model.logmel(torch.from_numpy(tiles[0][:1])).unsqueeze(1)).shape[-1]
+    model.train()
+    if width > 1: return found
+    if precision != "auto": raise ValueError("bf16 on a CPU gives noise where the network's last map is one frame wide: take longer tiles, a shorter hop, or precision=32-true")
+    return "32-true"
+
+# %% ../../nbs/motif/43_embed.ipynb #c75ba982
 def _trainer(folder: Path, config: EmbedConfig, validated: bool, progress: bool) -> L.Trainer:
     c = L.callbacks
     calls = [c.ModelCheckpoint(folder, filename="last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True), _Rounds(folder / "metrics.csv")]
     if validated:
         calls.append(c.ModelCheckpoint(folder, filename="best", monitor="nearer", mode="max", save_top_k=1, save_weights_only=True, enable_version_counter=False))
         if config.patience: calls.append(c.EarlyStopping("nearer", mode="max", patience=config.patience))
-    return L.Trainer(max_epochs=config.rounds, precision=best_precision(config.precision), gradient_clip_val=config.clip_norm or None, reload_dataloaders_every_n_epochs=1,
+    return L.Trainer(max_epochs=config.rounds, precision=config.precision, gradient_clip_val=config.clip_norm or None, reload_dataloaders_every_n_epochs=1,
                      num_sanity_val_steps=0, logger=False, callbacks=calls, enable_model_summary=False, enable_progress_bar=progress, default_root_dir=folder,
                      **({} if validated else dict(limit_val_batches=0)))
 
@@ -188,17 +202,17 @@ def fit(
     checkpoint: str | Path | None = None, # weights to start from, a model.pt
     progress: bool = False,
 ) -> Path: # the model.pt
-    "Train an embedding, or go on where it was stopped; nothing to do where model.pt stands."
+    "Train an embedding, or go on where it was stopped; nothing to do where model.pt stands. ValueError if the folder is another training's."
     folder = Path(folder)
+    _claim(folder, tiles, config, checkpoint)
     if (folder / "model.pt").exists(): return folder / "model.pt"
-    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     lit = LitTile2Vec(_start(config, checkpoint), tiles, config)
     validated = bool(len(lit.valid_rows))
     last = folder / "last.ckpt"
     with warnings.catch_warnings():
         _quiet()
-        trainer = _trainer(folder, config, validated, progress)
+        trainer = _trainer(folder, replace(config, precision=_precision(lit.model, tiles, config.precision)), validated, progress)
         try: trainer.fit(lit, ckpt_path=str(last) if last.exists() else None, weights_only=True)
         except (KeyboardInterrupt, SystemExit): pass # as told below
         if trainer.interrupted:
@@ -208,6 +222,17 @@ def fit(
     save_embedding(folder / "model.pt", lit.model.cpu())
     return folder / "model.pt"
 
+# %% ../../nbs/motif/43_embed.ipynb #43210af2
+def _claim(folder: Path, tiles, config: EmbedConfig, checkpoint):
+    "Write down what is trained here, by what, from where; ValueError if it was something else."
+    mine = {**json.loads(json.dumps(asdict(config))), "triplets": fingerprint(tiles.triplets.to_csv()), "checkpoint": sound_mark(checkpoint) if checkpoint else ""}
+    del mine["workers"] # they change nothing
+    path = folder / "config.json"
+    if not path.exists():
+        with whole(path) as tmp: tmp.write_text(json.dumps(mine, indent=1) + "\n")
+    elif changed := [k for k, v in json.loads(path.read_text()).items() if v != mine.get(k)]:
+        raise ValueError(f"{folder} holds an embedding that was trained in another way ({', '.join(changed)}): take another folder, or delete it")
+
 def _start(config: EmbedConfig, checkpoint) -> Tile2Vec:
     "A new network, or the weights of another one of the same shape."
     if checkpoint is None: return Tile2Vec(config)
@@ -216,7 +241,7 @@ def _start(config: EmbedConfig, checkpoint) -> Tile2Vec:
     except RuntimeError as error: raise ValueError(f"{checkpoint} is another network ({old.config.trunk}, dim {old.config.dim}, norm {old.config.norm}): {str(error)[:200]}") from None
     return model
 
-# %% ../../nbs/motif/43_embed.ipynb #3cd741ad
+# %% ../../nbs/motif/43_embed.ipynb #f5d207a0
 def find_lr(
     tiles, # LiveTiles or ShardedTiles
     config: EmbedConfig,
@@ -224,10 +249,10 @@ def find_lr(
 ) -> float:
     "A learning rate by Lightning's finder (Smith, 2017): where the loss falls the fastest."
     torch.manual_seed(config.seed)
-    lit = LitTile2Vec(Tile2Vec(config), tiles, EmbedConfig(**{**asdict(config), "mel": config.mel, "batches": steps + 1}))
+    lit = LitTile2Vec(Tile2Vec(config), tiles, replace(config, batches=steps + 1))
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         _quiet()
-        trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=best_precision(config.precision))
+        trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=_precision(lit.model, tiles, config.precision))
         with contextlib.redirect_stderr(io.StringIO()): found = L.tuner.Tuner(trainer).lr_find(lit, num_training=steps, update_attr=False).suggestion()
     return config.lr if found is None else float(found)
 
@@ -237,11 +262,11 @@ def find_batch_size(
     most: int = 256, # triplets
 ) -> int:
     "The largest batch that fits into memory, by doubling."
-    lit = LitTile2Vec(Tile2Vec(config), tiles, EmbedConfig(**{**asdict(config), "mel": config.mel, "batches": 2}))
+    lit = LitTile2Vec(Tile2Vec(config), tiles, replace(config, batches=2))
     trials = max(1, int(np.log2(most / 2)))
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         _quiet()
-        trainer = L.Trainer(max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=best_precision(config.precision))
+        trainer = L.Trainer(max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=_precision(lit.model, tiles, config.precision))
         return int(L.tuner.Tuner(trainer).scale_batch_size(lit, mode="power", steps_per_trial=1, init_val=2, max_trials=trials))
 
 # %% ../../nbs/motif/43_embed.ipynb #cb8e3b75
@@ -303,6 +328,7 @@ def embed_wave(
     parts = [np.stack([padded[round(s * rate):][:n] for s in starts[i:i + batch_size]]) for i in range(0, len(starts), batch_size)]
     with torch.inference_mode(): return starts, np.concatenate([model(torch.from_numpy(p)).numpy() for p in parts])
 
+# %% ../../nbs/motif/43_embed.ipynb #90fb2765
 def transform(
     model: Tile2Vec,
     recordings: pd.DataFrame, # of a corpus
@@ -312,24 +338,29 @@ def transform(
     workers: int = 1, # threads
     problems: Problems | None = None, # where bad sound is reported
 ) -> Path:
-    "Embeddings of all windows of a corpus, as Parquet: recording_id, t_min, t_max, e0, e1, ..."
+    "Embeddings of all windows of a corpus, as Parquet: recording_id, t_min, t_max, e0, e1, ...; nothing to do where it stands."
     out, hop = Path(out), hop or window
-    if out.exists(): return out
     mark = fingerprint(asdict(model.config), window, hop, float(sum(p.double().abs().sum() for p in model.parameters())))
+    whose = fingerprint(mark, list(recordings.index))
+    if out.exists():
+        if (pyarrow.parquet.read_schema(out).metadata or {}).get(b"rfcx_kit") == whose.encode(): return out
+        raise ValueError(f"{out} holds points of another model, other windows or other recordings: take another name, or delete it")
     folder = Path(f"{out}.journal") / mark
     def make(sound, file):
         starts, points = embed_wave(model.eval(), read_audio(sound, model.config.mel.sample_rate), window, hop)
         with whole(file) as tmp: np.savez(tmp, starts=starts, points=points)
     place = lambda r: folder / f"{file_name(r)}.npz"
     with alone(folder): build_files(recordings, place, make, Journal(folder / "sources.jsonl", mark), workers, problems, "embeddings")
-    if not _assemble(out, [(r, place(r)) for r in recordings.index], window): raise ValueError("no recording could be read (see the problems)")
+    _assemble(out, [(r, place(r)) for r in recordings.index], window, whose)
     shutil.rmtree(f"{out}.journal")
     return out
 
-def _assemble(out: Path, files, window: float) -> int:
-    "One Parquet of many small files, a row group each thousand recordings; how many rows."
-    rows, writer, batch = 0, None, []
+# %% ../../nbs/motif/43_embed.ipynb #bfe5ce3e
+def _assemble(out: Path, files, window: float, whose: str):
+    "One Parquet of many small files, a row group each thousand recordings; its metadata say of what."
+    writer, batch = None, []
     files = [(r, f) for r, f in files if f.exists()]
+    if not files: raise ValueError("no recording could be read (see the problems)")
     with whole(out) as tmp:
         for n, (recording_id, file) in enumerate(files, 1):
             with np.load(file, allow_pickle=False) as part:
@@ -338,19 +369,17 @@ def _assemble(out: Path, files, window: float) -> int:
             batch.append(points)
             if n % 1000 and n < len(files): continue
             table = pa.Table.from_pandas(pd.concat(batch, ignore_index=True), preserve_index=False)
-            writer = writer or pyarrow.parquet.ParquetWriter(tmp, table.schema)
+            writer = writer or pyarrow.parquet.ParquetWriter(tmp, table.schema.with_metadata({**table.schema.metadata, b"rfcx_kit": whose.encode()}))
             writer.write_table(table)
-            rows, batch = rows + len(table), []
-        if writer: writer.close()
-        else: raise ValueError("no recording could be read (see the problems)")
-    return rows
+            batch = []
+        writer.close()
 
 # %% ../../nbs/motif/43_embed.ipynb #9f0e3d6b
 def search_points(
     model: Tile2Vec,
     path: str | Path, # the sound file that holds the call
     t_min: float, # s
-    t_max: float, # s
+    t_max: float, # s; beyond the end: the end
     recordings: pd.DataFrame, # of a corpus: where to look
     k: int = 3, # matches of a recording, at most
     least: float = 0.5, # the lowest score that counts, a cosine
@@ -358,8 +387,9 @@ def search_points(
 ) -> pd.DataFrame: # recording_id, t_min, t_max (s), score; highest first
     "Where in a corpus something lies near the call."
     problems, rate, rows = Problems() if problems is None else problems, model.config.mel.sample_rate, []
-    length = t_max - t_min
-    call = embed_wave(model, read_audio(path, rate, t_min, length), length, length)[1][0]
+    call = read_audio(path, rate, t_min, t_max - t_min)
+    length = len(call) / rate
+    call = embed_wave(model, call, length, length)[1][0]
     for recording_id, file in recordings.path[recordings.path != ""].items():
         try: starts, points = embed_wave(model, read_audio(file, rate), length, length / 2)
         except SoundProblem as e: problems.add(e.problem); continue
@@ -394,6 +424,7 @@ def plot_map(
     ax.legend(fontsize=6, ncols=2, bbox_to_anchor=(1, 1), frameon=False)
     return fig
 
+# %% ../../nbs/motif/43_embed.ipynb #2e468270
 def map_page(
     plane: np.ndarray, # [rows, 2]
     rows: pd.DataFrame, # recording_id, t_min, t_max of each point

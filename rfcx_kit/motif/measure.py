@@ -64,7 +64,7 @@ def measure_hits(
     most: int = 60, # recordings
     seed: int = 0,
     journal: str | Path | None = None, # of the recordings that are done
-) -> pd.DataFrame: # index setting; recordings, first, both, species, any_of_3, anywhere, loudest: shares of the recordings
+) -> pd.DataFrame: # index setting; recordings; first, both, species, any_of_3, anywhere, loudest, loud_species: shares of the recordings
     "How often motifs lie on true calls."
     clear = truth[truth.snr_db >= 6].groupby(["recording_id", "species_id"]).size()
     ids = sorted(set(clear[clear >= 2].index.get_level_values(0)) & set(corpus.recordings.index))
@@ -79,6 +79,7 @@ def measure_hits(
     table = pd.DataFrame(rows).groupby("setting", sort=False)
     return pd.concat([table.size().rename("recordings"), table.mean()], axis=1)
 
+# %% ../../nbs/motif/46_measure.ipynb #28506916
 def _all_hits(path, settings, calls, seed) -> dict:
     "What each setting hits in a recording; settings of one feature share it."
     cache, found = {}, {}
@@ -92,9 +93,12 @@ def _hits(x, c, calls, rng) -> dict:
     found = motifs(matrix_profile(x, c.mp_window, metric=c.metric), 3)
     ends = [[_under(calls, at / c.rate, at / c.rate + c.seconds) for at in (row.i, row.j)] for row in found.itertuples()]
     anywhere = np.mean([bool(_under(calls, t, t + c.seconds)) for t in rng.uniform(0, x.shape[1] / c.rate - c.seconds, 100)])
-    loud = best_places(-window_sums(np.nan_to_num(x).sum(0), c.mp_window), 1, 1)[0] / c.rate
-    return dict(first=bool(ends and (ends[0][0] or ends[0][1])), both=bool(ends and ends[0][0] and ends[0][1]), species=bool(ends and ends[0][0] & ends[0][1]),
-                any_of_3=any(bool(a or b) for a, b in ends), anywhere=float(anywhere), loudest=bool(_under(calls, loud, loud + c.seconds)) if c.feature == "mel" else np.nan)
+    of_3, (a, b) = any(bool(a or b) for a, b in ends), ends[0] if ends else (set(), set())
+    told = dict(first=bool(a or b), both=bool(a and b), species=bool(a & b), any_of_3=of_3, anywhere=float(anywhere))
+    if c.feature != "mel": return dict(told, loudest=np.nan, loud_species=np.nan) # chroma does not know how loud it is
+    at = best_places(-window_sums(np.nan_to_num(x).sum(0), c.mp_window), 2, c.mp_window) / c.rate
+    loud = [_under(calls, t, t + c.seconds) for t in at]
+    return dict(told, loudest=bool(loud[0]), loud_species=bool(loud[0] & loud[-1]))
 
 # %% ../../nbs/motif/46_measure.ipynb #548c6e3c
 def plain_simple(
@@ -171,7 +175,8 @@ def clip_tiles(corpus: Corpus, seconds: float = 1.0) -> tuple[pd.DataFrame, np.n
     table = pd.DataFrame(dict(recording_id=r.index, kind="motif", rank=0, t_min=t - seconds / 2, t_max=t + seconds / 2, other_t_min=t - seconds / 2, other_t_max=t + seconds / 2, species_id=species))
     return table, np.stack([cut_tile(p, at, seconds, s) for p, at, s in zip(r.path, t, r.seconds)])
 
-MEASURED = EmbedConfig(batch_size=24, batches=50, rounds=6, mel=MelConfig(n_mels=64, hop_length=1024))
+# %% ../../nbs/motif/46_measure.ipynb #633cf54a
+MEASURED = EmbedConfig(batch_size=24, batches=50, rounds=6, precision="32-true", mel=MelConfig(n_mels=64, hop_length=1024))
 
 def measure_embedding(
     folder: str | Path, # clips in folders of species
@@ -233,6 +238,7 @@ def _gate(table, corpus, truth, seed, path) -> dict:
     nocall.fit(table[train], labels[train], groups[train], path, c)
     return dict(value=nocall.auc(labels[~train], nocall.predict(path, table[~train]).call), spread=found["spread"], cv=found["auc"])
 
+# %% ../../nbs/motif/46_measure.ipynb #d9022251
 def measure_species(
     folder: str | Path, # clips in folders of species
     model: str | Path, # an embedding, model.pt
@@ -269,6 +275,7 @@ def _accuracy(table, x, species, train, out, config) -> float:
     said = learnt(rows[~train])[learnt.species].to_numpy().argmax(1)
     return float(np.mean(np.array(learnt.species)[said] == species[~train]))
 
+# %% ../../nbs/motif/46_measure.ipynb #f1108fe3
 def _likeness(sound: np.ndarray, references: np.ndarray, config: MotifConfig = classify.SEARCH) -> np.ndarray:
     "The highest likeness of each clip to each reference clip, [clips, references]; the middle seven tenths of a second of a reference are laid over the clip."
     cut = lambda wave: np.nan_to_num(features(wave, config))

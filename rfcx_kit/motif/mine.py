@@ -34,6 +34,7 @@ def mine(
     profile = matrix_profile(x, config.mp_window, metric=config.metric)
     return dict(distance=profile.distance, index=profile.index, **{kind: find(profile, config.top).to_numpy(float) for kind, find in KINDS.items()})
 
+# %% ../../nbs/motif/41_mine.ipynb #f8a205bf
 class ProfileStore:
     "Matrix profiles on disk, one file per recording."
     def __init__(self,
@@ -118,6 +119,7 @@ def sample_motifs(
     chosen = mixed.iloc[np.argsort(turn.to_numpy(), kind="stable")].groupby("kind").head(k)
     return table.loc[sorted(chosen.index)]
 
+# %% ../../nbs/motif/41_mine.ipynb #3f2edb86
 def extract_clips(
     rows: pd.DataFrame, # recording_id, t_min, t_max, and anything else
     recordings: pd.DataFrame, # of the corpus
@@ -146,6 +148,7 @@ def extract_clips(
     with whole(out / "manifest.csv") as tmp: known[[c for c in ("path", "recording_id", "group", "species") if c in known]].to_csv(tmp, index=False)
     return clips
 
+# %% ../../nbs/motif/41_mine.ipynb #f7f29aa9
 def track(
     rows: pd.DataFrame, # recording_id, t_min, t_max; in the order in which they are played
     recordings: pd.DataFrame, # of the corpus

@@ -40,6 +40,7 @@ def label_windows(
     held = pairs.row[shared >= np.minimum(least, pairs.t_max_call - pairs.t_min_call) - 1e-9]
     return rows.row.isin(held).to_numpy()
 
+# %% ../../nbs/motif/44_nocall.ipynb #96a33071
 def mel_statistics(
     recordings: pd.DataFrame, # of a corpus
     window: float = 5.0, # s
@@ -51,13 +52,14 @@ def mel_statistics(
     from rfcx_kit.motif.embed import window_starts
     from rfcx_kit.sound.audio import read_audio
     from rfcx_kit.sound.mel import LogMel, MelConfig
-    logmel, parts, problems = LogMel(MelConfig(n_mels=64)), [], Problems() if problems is None else problems
+    config, parts, problems = MelConfig(n_mels=64), [], Problems() if problems is None else problems
+    logmel, rate = LogMel(config), config.sample_rate / config.hop_length # frames per second
     for recording_id, path in recordings.path[recordings.path != ""].items():
-        try: wave = read_audio(path)
+        try: wave = read_audio(path, config.sample_rate)
         except SoundProblem as e: problems.add(e.problem); continue
         with torch.inference_mode(): mel = logmel(torch.from_numpy(wave)).numpy()
-        starts = window_starts(len(wave) / 32_000, window, hop or window)
-        cut = [mel[:, round(s / 0.016):][:, :round(window / 0.016)] for s in starts]
+        starts = window_starts(len(wave) / config.sample_rate, window, hop or window)
+        cut = [mel[:, round(s * rate):][:, :round(window * rate)] for s in starts]
         stats = np.stack([np.concatenate([m.mean(1), m.std(1), m.max(1)]) for m in cut])
         part = pd.DataFrame(stats, columns=[f"{what}{k}" for what in "mdx" for k in range(64)])
         part.insert(0, "recording_id", recording_id); part.insert(1, "t_min", starts); part.insert(2, "t_max", starts + window)
@@ -136,6 +138,7 @@ def fit(
     with whole(Path(path).with_suffix(".json")) as tmp: tmp.write_text(json.dumps(told, indent=1) + "\n")
     return model
 
+# %% ../../nbs/motif/44_nocall.ipynb #20c90ccf
 def predict(
     path: str | Path, # of `fit`
     table: pd.DataFrame, # windows with their numbers, made as those of the training

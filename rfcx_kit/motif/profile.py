@@ -271,6 +271,7 @@ def _both_profiles(a, window, b, metric, exclusion, workers) -> tuple[Profile, P
         return tuple(Profile(np.where(d < nothing, d, np.inf), np.where(d < nothing, i, -1), window) for d, i in (rows, columns))
     return tuple(Profile(np.maximum(d, 0), i, window) for d, i in (rows, columns))
 
+# %% ../../nbs/motif/40_profile.ipynb #3396d0c2
 def _walk(left, right, window, bands):
     "The nearest of rows and of columns, over some bands."
     rows, columns = ((np.full(len(side[1]), np.inf), np.full(len(side[1]), -1)) for side in (left, right))

@@ -23,6 +23,7 @@ from ..sound.augment import WavePipeline, generator, sound
 
 # %% ../../nbs/motif/42_triplets.ipynb #7b87a33b
 ROLES = ("anchor", "neighbour", "distant")
+
 PARTITIONS = [(near, far) for near in ("self", "species") for far in ("motif", "clip")]
 
 @dataclass
@@ -41,6 +42,7 @@ def _labelled(table: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
     label = np.where(rows.species_id >= 0, "species " + rows.species_id.astype(str), "group " + pd.Series(group, rows.index).astype(str))
     return rows.assign(label=label, group=group, t=(rows.t_min + rows.t_max) / 2, other_t=(rows.other_t_min + rows.other_t_max) / 2).reset_index(drop=True)
 
+# %% ../../nbs/motif/42_triplets.ipynb #5ebff499
 class _Half:
     "The motifs and recordings of one side of the split, ready to draw from."
     def __init__(self, rows: pd.DataFrame, corpus: Corpus, balance: bool):
@@ -150,6 +152,7 @@ def shard_bytes(
     "What so many triplets take on disk."
     return n * 3 * round(config.seconds * config.sample_rate) * 2
 
+# %% ../../nbs/motif/42_triplets.ipynb #edf6b8fc
 def extract_triplets(
     triplets: pd.DataFrame,
     recordings: pd.DataFrame, # of the corpus
