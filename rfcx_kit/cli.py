@@ -197,6 +197,7 @@ def score(
     if scores and (species or picture): _score_species(table, labels, species, picture)
     if events: _score_events(events, labels if truth else None, n, overlap, species)
 
+# %% ../nbs/91_cli.ipynb #a3383bcf
 def _score_tables(tables: dict, labels, boxes: list[str], prior: str | None, how: str | None, out: str | None):
     "Print the readings of each table, and of their ensemble; the last of them."
     from rfcx_kit.stages import calibrate as c, score as s
@@ -221,6 +222,7 @@ def _write_scores(table, out: str):
     from rfcx_kit.journal import whole
     with whole(out) as tmp: table.to_parquet(tmp) if str(out).endswith(".parquet") else table.to_csv(tmp)
 
+# %% ../nbs/91_cli.ipynb #cdd6fa68
 def _score_events(path: str, truth, n: int, overlap: float, species: bool):
     from rfcx_kit.stages import score as s
     if truth is None: raise ValueError("--events needs --truth: where labels are not complete, a span that meets none is not wrong")
@@ -236,6 +238,7 @@ def _score_species(table, labels, lines: bool, picture: str | None):
     if lines: print(each.assign(above=[f"{row.idxmax()} ({row.max():.2f})" if row.max() > 0 else "" for _, row in confused.iterrows()]).to_string(float_format="{:.3f}".format))
     if picture: s.plot_score(each, confused).savefig(picture, dpi=110)
 
+# %% ../nbs/91_cli.ipynb #f0208c28
 def check_submission(
     submission: str, # a CSV
     sample: str, # sample_submission.csv
@@ -256,6 +259,7 @@ def report(
     from rfcx_kit.stages.report import make_report
     print(make_report(_reopen(folder), list(recordings)))
 
+# %% ../nbs/91_cli.ipynb #b12f9c29
 def bench(
     *,
     minutes: int = 8, # one-minute recordings to measure on
@@ -266,6 +270,7 @@ def bench(
     from rfcx_kit.stages.bench import measure
     measure(minutes, trunk, out)
 
+# %% ../nbs/91_cli.ipynb #e359c65f
 def runs(
     folder: str, # that holds runs
     *,
@@ -297,6 +302,7 @@ def sweep(
     recipes = {name: load_recipe(row_recipe(out, name, recipe, values), changes) for name, values in trials.items()}
     print(run_all(corpus, recipes, out, store, workers, sys.stderr.isatty()).to_string(float_format="{:.3f}".format, na_rep=""))
 
+# %% ../nbs/91_cli.ipynb #5d183be0
 def check(
     *,
     corpus: str | None = None, # a folder in the RFCX layout, or a manifest: do its labels lie in the band?
@@ -393,6 +399,7 @@ def _usage(group: str = "") -> str:
     return "\n".join([f"rfcx {__version__}: find animal calls in long recordings when only a few labels can be trusted", "", *lines, "",
                       "rfcx COMMAND --help tells what a command takes.  Start with: rfcx synth DIR; rfcx run --corpus DIR --recipe demo --out RUN"])
 
+# %% ../nbs/91_cli.ipynb #e16a8487
 def _call(command: str, args: list[str]):
     function = COMMANDS[command]
     recipe = "changes" in inspect.signature(function).parameters

@@ -95,6 +95,7 @@ def spent_clips(
     epochs = dict(stage1=recipe.stage1.epochs, stage2=recipe.stage2.epochs, cycle=recipe.cycles * recipe.cycle.epochs)
     return {kind: n * epochs[kind] for kind, n in clips.items()}
 
+# %% ../nbs/93_proof.ipynb #f123ee1e
 def equal_budget(
     corpus, # Corpus that the row learns from
     recipe, # of the row
@@ -177,6 +178,7 @@ def plan_rows(
             if row != "ceiling": before.append(own)
     return pd.DataFrame(jobs)
 
+# %% ../nbs/93_proof.ipynb #2ecc83a2
 def estimate(
     plan: pd.DataFrame, # of `plan_rows`
     per_clip: float = 0.012, # s; a ResNet18 of half the width on two cores with bf16
@@ -209,6 +211,7 @@ def _told(job, scores: pd.DataFrame) -> pd.DataFrame:
     own = kinds.map(job.clips) / kinds.map(kinds.value_counts())
     return scores.assign(row=job.row, corpus=job.corpus, clips=own.cumsum().round().astype(int), stop_rule=verdicts(scores))
 
+# %% ../nbs/93_proof.ipynb #ca4abed0
 def prove(
     corpora: Iterable[str | Path], # folders with truth_train.csv and truth_test.csv; as many seeds
     out: str | Path, # folder of the runs, of proof.csv, table.csv and table.md

@@ -133,6 +133,7 @@ def read_corrected(
     with open(path, encoding="utf-8-sig", errors="replace") as f: raven = "Begin Time (s)" in f.readline()
     return (read_raven if raven else read_audacity)(path, species, recording_of(path))
 
+# %% ../../nbs/labels/07_audit.ipynb #97f75f5e
 def corrections(
     labels: pd.DataFrame, # annotations that went out
     corrected: pd.DataFrame, # of `read_corrected`: one or more recordings, each complete

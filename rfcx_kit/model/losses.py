@@ -160,6 +160,7 @@ def bce_focal(outputs: dict, value: torch.Tensor, weight: torch.Tensor, share: t
     value, weight = fill_unknown(value, weight, unknown, unknown_weight)
     return average(focal_terms(logit, value), weight, share)
 
+# %% ../../nbs/model/22_losses.ipynb #a11156d7
 def bce_focal_2way(outputs: dict, value: torch.Tensor, weight: torch.Tensor, share: torch.Tensor | None = None,
     unknown: str | float = "ignore", # what unknown entries stand for
     unknown_weight: float = 1.0, # and their weight
@@ -175,6 +176,7 @@ def bce_focal_2way_published(outputs: dict, value: torch.Tensor, weight: torch.T
     "BCEFocal2WayLoss as its 2022 code has it: the frame-wise term is off, `bce_focal` is left."
     return bce_focal(outputs, value, weight, share, unknown, unknown_weight)
 
+# %% ../../nbs/model/22_losses.ipynb #e1e2cd92
 def cross_entropy(outputs: dict, value: torch.Tensor, weight: torch.Tensor, share: torch.Tensor | None = None,
     unknown: str | float = "ignore", # "ignore": an unknown class does not compete; "absent": it does
     unknown_weight: float = 1.0, # not used: a class competes or does not

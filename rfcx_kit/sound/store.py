@@ -123,6 +123,7 @@ def _each(jobs, make, workers):
                 finally: pool.shutdown(cancel_futures=True)
     finally: torch.set_num_threads(threads)
 
+# %% ../../nbs/sound/14_store.ipynb #49ec0de4
 def build_files(
     recordings: pd.DataFrame, # a corpus' recordings: index recording_id, column path
     target: Callable[[str], Path], # recording_id -> its file

@@ -161,6 +161,7 @@ def check_training(
     if config.keep == "best" and not config.validate_every: found.append(f"{name}: keep best needs validations, and validate_every 0 has none: the last weights are kept")
     return found
 
+# %% ../../nbs/stages/43_experiments.ipynb #42476a91
 def check_recipe(
     recipe, # rfcx_kit.recipe.Recipe
     annotations: pd.DataFrame | None = None, # of the corpus: do they lie in the band?

@@ -226,6 +226,7 @@ def score_recordings(
             waiting = []
     yield from _scored(models, waiting, batch_size, precision, how)
 
+# %% ../../nbs/stages/33_predict.ipynb #ac7f5dce
 def _scored(models, waiting, batch_size, precision, how):
     "The waiting recordings' scores: their windows of one width go through the models together."
     looks = [x for *_, looks in waiting for x, _ in looks]

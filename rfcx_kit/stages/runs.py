@@ -98,6 +98,7 @@ class Run:
         stages = {name: config for name, config in (("stage1", r.stage1), ("stage2", r.stage2)) if config.epochs}
         return stages | {f"cycle{c + 1}": r.cycle for c in range(r.cycles)}
 
+# %% ../../nbs/stages/38_runs.ipynb #bdf8034f
 def _with_frames(corpus: Corpus, store) -> Corpus:
     "The recordings that the store holds, with a column n_frames."
     here = corpus.subset([i for i in corpus.recordings.index if i in store])
@@ -146,6 +147,7 @@ def read_truths(
     found = {split: Path(folder) / f"truth_{split}.csv" for split in ("train", "test")}
     return {split: read_truth(path, corpus.n_species) for split, path in found.items() if path.is_file()}
 
+# %% ../../nbs/stages/38_runs.ipynb #e3148984
 def open_run(
     folder: str | Path, # the run's
     corpus_path: str | Path, # a folder in the RFCX layout, or a manifest
@@ -186,6 +188,7 @@ def _told(corpus: Corpus) -> str:
         text += f"\n{lost.sum()} recordings have no sound here; {silent.sum()} of {len(corpus.annotations)} labels are theirs and cannot be used"
     return text
 
+# %% ../../nbs/stages/38_runs.ipynb #19a3eaff
 def _features(folder, mel, corpus: Corpus, workers: int, problems: Problems):
     if Path(folder).is_dir() and not (Path(folder) / f"mel-{fingerprint(mel)}").is_dir() and any(Path(folder).rglob("*.np[yz]")) and not any(Path(folder).glob("mel-*")): return ReadyMade(folder)
     store = FeatureStore(folder, mel)

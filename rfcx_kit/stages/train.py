@@ -289,6 +289,7 @@ def _loggers(folder: Path, config: TrainConfig) -> list:
         loggers.append(L.loggers.MLFlowLogger("rfcx_kit", "/".join(folder.parts[-3:]), config.mlflow))
     return loggers
 
+# %% ../../nbs/stages/32_train.ipynb #fa95137a
 def _trainer(folder: Path, config: TrainConfig, validated: bool, bars: list) -> L.Trainer:
     for chatty in ("lightning.pytorch", "pytorch_lightning"): logging.getLogger(chatty).setLevel(logging.ERROR)
     validating = dict(check_val_every_n_epoch=config.validate_every) if validated else dict(limit_val_batches=0)
@@ -348,6 +349,7 @@ def _take_mean(trainer: L.Trainer, lit: LitSED):
     for mean in trainer.callbacks:
         if isinstance(mean, L.callbacks.WeightAveraging) and mean._average_model is not None: mean.on_train_end(trainer, lit)
 
+# %% ../../nbs/stages/32_train.ipynb #cd31ce1a
 def _fit(trainer: L.Trainer, lit: LitSED, last: Path):
     "Train, from the last checkpoint if there is one."
     with warnings.catch_warnings():
