@@ -65,7 +65,7 @@ def _number(value) -> str:
 def _table(rows: pd.DataFrame, best: Iterable[str] = ()) -> str:
     "A table, with the highest value of the columns `best` in bold."
     head = "".join(f"<th>{_text(c)}</th>" for c in rows)
-    bold = lambda column, value: column in best and len(rows) > 1 and value == rows[column].max()
+    bold = lambda column, value: column in best and len(rows) > 1 and isinstance(value, float) and value == rows[column].max()
     cell = lambda column, value: f"<td><b>{_number(value)}</b></td>" if bold(column, value) else f"<td>{_number(value)}</td>"
     body = "".join("<tr>" + "".join(cell(c, v) for c, v in zip(rows, row)) + "</tr>" for row in rows.itertuples(index=False))
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -145,6 +145,8 @@ COLUMNS = { # of scores.csv: heading, what it is
     "oof_lwlrap": ("LWLRAP, confirmed labels", "the same recordings, by the few boxes that experts confirmed (tp-only): the other species in them count as wrong, so it is too low"),
     "oof_prior_lwlrap": ("LWLRAP, weighted by the prior", "the same, but each species weighs as often as it is said to call"),
     "oof_known_auc": ("AUC of known boxes", "how often a confirmed box scores higher than a refused one of its species, in unseen recordings (0.5 is chance)"),
+    "test_truth_precision": ("precision, test half", "of the species that score above one half in a recording of the test half, the share that calls there"),
+    "test_truth_recall": ("recall, test half", "of the species that call in a recording of the test half, the share that scores above one half"),
     "labels_added": ("labels added", "presences that the models before gave to unlabelled sound, and this stage learnt from"),
     "label_precision": ("of them right", "share of the added labels that meet a true call"),
     "label_recall": ("true calls met", "share of all true calls that an added label meets"),
