@@ -73,7 +73,7 @@ def test_killed_run_ends_like_an_undisturbed_one(place, tmp_path, when):
     command = [str(Path(sys.executable).parent / "rfcx"), "run", "--corpus", str(place / "forest"), "--recipe", str(place / "tiny.yaml"), "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     pattern = {"store": "store/*/*.npy"}.get(when, f"**/{when}")
-    deadline = time.time() + 300
+    deadline = time.time() + 1800
     while not any((tmp_path / "run").glob(pattern)) and process.poll() is None and time.time() < deadline:
         time.sleep(0.02)
     assert process.poll() is None, "it ended before it could be killed"
@@ -89,13 +89,14 @@ def test_folds_side_by_side_end_with_their_parent_and_go_on(place, tmp_path):
     command = [str(Path(sys.executable).parent / "rfcx"), "run", "--corpus", str(place / "forest"), "--recipe", str(place / "tiny.yaml"), "--out", str(tmp_path / "run")]
     two = {**os.environ, "OMP_NUM_THREADS": "2"}  # two cores: two folds at once
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=two)
-    deadline = time.time() + 300
+    deadline = time.time() + 1800
     while not any((tmp_path / "run").glob("fold*/stage1/last.ckpt")) and process.poll() is None and time.time() < deadline:
         time.sleep(0.02)
     family = lambda: subprocess.run(["ps", "-o", "pid=", "-s", str(process.pid)], capture_output=True, text=True).stdout.split()
     assert len(family()) >= 3, "the folds were to be trained in processes of their own"
     process.kill()
     process.wait()
+    deadline = time.time() + 120
     while family() and time.time() < deadline:
         time.sleep(0.2)
     assert not family(), "trainings go on without the program that started them"

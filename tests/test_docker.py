@@ -47,7 +47,7 @@ def test_steps_in_a_clean_folder(tmp_path):
     env = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "PYTHONPATH": str(installed_here(tmp_path / "site")), "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_CACHE_DIR": str(tmp_path / "cache")}
 
     def run(line):
-        done = subprocess.run(line, shell=isinstance(line, str), cwd=where, env=env, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(line, shell=isinstance(line, str), cwd=where, env=env, capture_output=True, text=True, timeout=3600)
         assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
 

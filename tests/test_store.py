@@ -99,7 +99,7 @@ def test_kill_in_the_middle_loses_nothing(forest, tmp_path, what):
     pattern = "mel-*/*.npy" if what == "store" else "t*/*.flac"
     done = lambda: [p for p in (tmp_path / "killed").glob(pattern) if not p.name.startswith(".")]
     start = time.time()
-    while len(done()) < 8 and time.time() - start < 120:
+    while len(done()) < 8 and time.time() - start < 1200:
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()

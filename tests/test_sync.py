@@ -321,7 +321,7 @@ def real_client(kaggle, home, *args):
     "The client's own command line."
     home.mkdir(exist_ok=True)
     env = {**{k: v for k, v in os.environ.items() if not k.startswith("KAGGLE")}, **kaggle.env(home), "TMPDIR": str(home)}
-    return subprocess.run([str(BIN / "kaggle"), *map(str, args)], capture_output=True, text=True, env=env, timeout=60)
+    return subprocess.run([str(BIN / "kaggle"), *map(str, args)], capture_output=True, text=True, env=env, timeout=600)
 
 
 @pytest.mark.parametrize("lie", ["status: error", "refused PUT", "folder left out", "slug in use"])

@@ -36,7 +36,7 @@ def test_kill_half_way(forest, tmp_path):
     child = subprocess.Popen(command)
     start = time.time()
     done = lambda: [p for p in (tmp_path / "killed").glob("train/*.flac") if not p.name.startswith(".")]
-    while len(done()) < 6 and time.time() - start < 120:
+    while len(done()) < 6 and time.time() - start < 1200:
         time.sleep(0.002)
     child.send_signal(signal.SIGKILL)
     child.wait()
