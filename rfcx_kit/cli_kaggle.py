@@ -42,6 +42,7 @@ def push_models(
     from rfcx_kit.sync.publish import models_parcel, push
     push(models_parcel(Path(run), dataset, stage, licence, public), f"run {Path(run).resolve().name}", dry_run, timeout)
 
+# %% ../nbs/92_cli_kaggle.ipynb #0206a607
 def push_data(
     folder: str, # a feature store or a prepared corpus, with its manifest
     *,

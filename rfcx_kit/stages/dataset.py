@@ -215,10 +215,10 @@ class Clips:
         if stop is None or stop - start >= window: return cut_window(mel, start, window)
         return padded(np.array(mel[:, start:stop], np.float32), window, np.median(mel, axis=1).astype(np.float32))
 
-    def opinion(self, recording_id: str, rng: np.random.Generator) -> int:
-        "Of judges whose opinions of a recording are kept apart, one is drawn."
+    def opinion(self, recording_id: str, rng: np.random.Generator | None = None) -> int:
+        "Of judges whose opinions of a recording are kept apart, one is drawn; the first where nothing is drawn."
         n = len(self.annotations.get(recording_id, self.none))
-        return 0 if n == 1 else int(rng.integers(n))
+        return 0 if n == 1 or rng is None else int(rng.integers(n))
 
     def known(self, recording_id: str, opinion: int = 0) -> pd.DataFrame:
         "The annotations of a recording."
@@ -298,7 +298,7 @@ class SoundClips(Clips):
         margin = ceil(config.n_fft / 2 / config.hop_length)
         first, last = max(0, start - margin), min(stop + margin, n)
         wave = read_audio(self.recordings[recording_id]["path"], config.sample_rate, first * config.seconds_per_frame, (last - first) * config.seconds_per_frame)
-        return sound(wave, config.sample_rate, self.boxes(recording_id, first, self.known(recording_id, 0 if rng is None else self.opinion(recording_id, rng)))), start - first
+        return sound(wave, config.sample_rate, self.boxes(recording_id, first, self.known(recording_id, self.opinion(recording_id, rng)))), start - first
 
     def picture(self, recording_id: str, start: int, stop: int, rng: np.random.Generator, boxes: bool = False) -> Picture:
         "A clip whose sound was changed, its targets painted where the boxes have gone."
