@@ -6,6 +6,7 @@ import torch
 
 from rfcx_kit.cli import main
 from rfcx_kit.labels.corpus import read_corpus
+from rfcx_kit.stages.checkpoint import load_model
 
 TINY = """
 extends: rfcx_2nd_stage_cpu
@@ -23,6 +24,7 @@ exact: {stage1: {sample: {clips: exact}}}
 centred: {stage1: {sample: {clips: centred, on_box: 0.5, refused_ratio: 1.0}}}
 file: {stage1: {sample: {clips: file}}, clip: {window: 700}}
 loud: {stage1: {augment: {wave: [{Shift: {p: 1.0}}, {AddGaussianSNR: {p: 1.0}}], image: [TimeWarp]}, mix_batch: cutmix}, predict: {windows: [128, 96], over: top2, tta: [shift]}}
+crops: {stage1: {sample: {clips: exact}, loss: {name: masked_mean, unknown: ignore}}, model: {crop: 16}}
 """
 
 
@@ -43,7 +45,9 @@ def sweep(place, rows):
 def test_sweep_trains_every_way_and_resumes(place, capsys):
     assert sweep(place, place / "rows.yaml") == 0
     table = pd.read_csv(place / "sweep/sweep.csv", index_col=0)
-    assert list(table.index) == ["exact", "centred", "file", "loud"] and table.test_truth_lwlrap.between(0, 1).all() and "stage1.sample.clips" in table
+    assert list(table.index) == ["exact", "centred", "file", "loud", "crops"] and table.test_truth_lwlrap.between(0, 1).all() and "stage1.sample.clips" in table
+    bands = load_model(place / "sweep/crops/all/stage1/model.pt").config.bands # of the boxes
+    assert len(bands) == 24 and all(0 <= low < high <= 32 for low, high in bands) and min(high - low for low, high in bands) < 16
     models = {n: (place / f"sweep/{n}/all/stage1/model.pt").stat().st_mtime_ns for n in table.index}
     assert sweep(place, place / "rows.yaml") == 0
     assert models == {n: (place / f"sweep/{n}/all/stage1/model.pt").stat().st_mtime_ns for n in table.index}

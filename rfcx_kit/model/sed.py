@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RARE', 'POOLING', 'add_frequency', 'AttentionPool', 'MeanPool', 'MaxPool', 'GeMPool', 'segments_to_frames',
-           'SEDConfig', 'SED']
+           'SEDConfig', 'species_crops', 'at_species', 'SED']
 
 # %% ../../nbs/model/21_sed.ipynb #06d62621
 from collections.abc import Callable
@@ -100,6 +100,8 @@ class SEDConfig:
     time_pool: int = 1 # frames averaged before the trunk: 2 halves the work
     image_size: list[int] = field(default_factory=list) # [mels, frames] that the image is resized to, [224, 400] say; empty: as it is
     dropout: float = 0.0 # before and after the hidden layer
+    crop: int = 0 # each species is judged in a crop of its own band, resized to so many mels; 0: one look at all bands
+    bands: list[list[int]] = field(default_factory=list) # the lowest mel of each species' band and the one after its highest; a run takes them from the boxes
     trunk_options: dict = field(default_factory=dict) # further arguments of the timm network, such as drop_path_rate
 
     def __post_init__(self):
@@ -109,8 +111,35 @@ class SEDConfig:
         if self.image_size and (len(self.image_size) != 2 or min(self.image_size) < 1): raise ValueError(f"model.image_size is {self.image_size}; it takes a height and a width such as [224, 400]")
         if self.n_species < 1: raise ValueError(f"model.n_species is {self.n_species}; a detector needs at least one class")
         if not 0 <= self.dropout < 1: raise ValueError(f"model.dropout is {self.dropout}; it takes 0 up to, not including, 1")
+        if self.crop < 0 or (self.crop and self.image_size): raise ValueError(f"model.crop is {self.crop}, model.image_size {self.image_size}; a crop takes 0 or more mels, and no other size beside it")
 
 # %% ../../nbs/model/21_sed.ipynb #ef2c5e25
+def species_crops(
+    x: torch.Tensor, # [batch, channels, mels, frames]
+    wanted: torch.Tensor, # bool [batch, species]
+    bands: list[list[int]], # the lowest mel of each species and the one after its highest
+    height: int, # mels
+) -> torch.Tensor: # [crops, channels, height, frames], in the order of `wanted.nonzero()`
+    "The bands of the wanted species of each clip, resized to one height."
+    clip, species = wanted.nonzero(as_tuple=True)
+    out = x.new_empty(len(clip), x.shape[1], height, x.shape[3])
+    for s in species.unique().tolist():
+        low, high = bands[s]
+        out[species == s] = F.interpolate(x[clip[species == s], :, low:high], (height, x.shape[3]), mode="bilinear", align_corners=False)
+    return out
+
+# %% ../../nbs/model/21_sed.ipynb #55604974
+def at_species(
+    scores: torch.Tensor, # [crops, species] or [crops, species, time]
+    wanted: torch.Tensor, # bool [batch, species]
+    fill: float = RARE, # for species that nobody looked at
+) -> torch.Tensor: # [batch, species] or [batch, species, time]
+    "Of each crop the score of its own species."
+    clip, species = wanted.nonzero(as_tuple=True)
+    out = scores.new_full((*wanted.shape, *scores.shape[2:]), fill)
+    return out.index_put((clip, species), scores[torch.arange(len(clip), device=scores.device), species])
+
+# %% ../../nbs/model/21_sed.ipynb #72403944
 class SED(nn.Module):
     "Sound event detector: standardised mel [batch, 1, mels, frames] -> scores per clip, segment and frame, under the PANNs names."
     def __init__(self,
@@ -118,6 +147,7 @@ class SED(nn.Module):
     ):
         super().__init__()
         self.config = c = config or SEDConfig()
+        if c.crop and len(c.bands) != c.n_species: raise ValueError(f"model.crop needs model.bands, a lowest and a highest mel for each of {c.n_species} species; there are {len(c.bands)}")
         self.trunk = trunk(c.trunk, c.in_chans + c.freq_coord, c.pretrained, c.checkpoint, **c.trunk_options)
         self.dropout, self.fc1 = nn.Dropout(c.dropout), nn.Linear(self.trunk.num_features, self.trunk.num_features)
         self.pool = POOLING[c.pooling](self.trunk.num_features, c.n_species)
@@ -138,13 +168,17 @@ class SED(nn.Module):
     def forward(self,
         x: torch.Tensor, # standardised mel [batch, in_chans, mels, frames], any number of frames
         mix: Callable | None = None, # changes the features [batch, channels, segments]: mixup at the last layer
+        wanted: torch.Tensor | None = None, # bool [batch, species]: where species are judged in crops, those to look at; default all
     ) -> dict[str, torch.Tensor]: # *_logit and *_output: framewise, segmentwise [batch, species, time]; logit, clipwise_output [batch, species]
-        z = self.features(x)
+        c = self.config
+        if c.crop and (wanted is None or not wanted.any()): wanted = torch.ones(len(x), c.n_species, dtype=torch.bool, device=x.device)
+        z = self.features(species_crops(x, wanted, c.bands, c.crop) if c.crop else x)
         if mix is not None: z = mix(z)
         with torch.autocast(x.device.type, enabled=False):
             logit, segmentwise = self.pool(z)
-            width = self.config.image_size[1] if self.config.image_size else x.shape[-1]
-            framewise = segments_to_frames(segmentwise, self.trunk.reduction * self.config.time_pool, width)
+            if c.crop: logit, segmentwise = at_species(logit, wanted), at_species(segmentwise, wanted)
+            width = c.image_size[1] if c.image_size else x.shape[-1]
+            framewise = segments_to_frames(segmentwise, self.trunk.reduction * c.time_pool, width)
             if width != x.shape[-1]: framewise = F.interpolate(framewise, x.shape[-1], mode="linear", align_corners=False)
         return {"logit": logit, "clipwise_output": logit.sigmoid(),
                 "segmentwise_logit": segmentwise, "segmentwise_output": segmentwise.sigmoid(),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'CLIPS', 'ClipConfig', 'place_windows', 'centre_windows', 'random_windows', 'exact_windows', 'SampleConfig',
-           'draw', 'plan_epoch', 'agreeing', 'cut_window', 'padded', 'Clips', 'cell_boxes', 'cells_within',
-           'SoundClips', 'AugmentConfig', 'augment_picture', 'ClipDataset', 'RecordingDataset']
+           'draw', 'plan_epoch', 'agreeing', 'crop_bands', 'cut_window', 'padded', 'Clips', 'cell_boxes',
+           'cells_within', 'SoundClips', 'AugmentConfig', 'augment_picture', 'ClipDataset', 'RecordingDataset']
 
 # %% ../../nbs/stages/30_dataset.ipynb #66006db7
 from collections.abc import Callable
@@ -174,6 +174,22 @@ def agreeing(
     refused = annotations.source.isin(EXPERTS) & (annotations.presence <= 0.5)
     doubted = refused & (label_key(annotations).map(boxes.groupby(level=0).max()) >= below)
     return annotations[~doubted]
+
+# %% ../../nbs/stages/30_dataset.ipynb #d2218a20
+def crop_bands(
+    annotations: pd.DataFrame,
+    n_species: int,
+    config, # MelConfig of the image
+    margin: float = 0.25, # of the band's height, to either side
+) -> list[list[int]]: # of each species the lowest mel and the one after the highest
+    "From a species' lowest to its highest confirmed box, else refused box, with a margin; all mels where no box has a band."
+    boxes = annotations[annotations.source.isin(EXPERTS)].dropna(subset=["f_min", "f_max"])
+    ends = [b.groupby("species_id").agg(low=("f_min", "min"), high=("f_max", "max")) for b in (boxes[boxes.presence > 0.5], boxes)]
+    ends = ends[0].combine_first(ends[1]).reindex(range(n_species)).fillna({"low": config.f_min, "high": config.f_max})
+    low, high = band_of(ends.low, config), band_of(ends.high, config)
+    more = margin * (high - low)
+    low, high = np.floor(low - more).clip(0, config.n_mels - 1), np.ceil(high + more).clip(1, config.n_mels)
+    return np.stack([low, np.maximum(high, low + 1)], axis=1).astype(int).tolist()
 
 # %% ../../nbs/stages/30_dataset.ipynb #7ad8b727
 def cut_window(

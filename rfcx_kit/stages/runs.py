@@ -26,7 +26,7 @@ from ..labels.folds import check_folds, deal, held_out, make_folds
 from ..problems import Problems
 from ..sound.mel import check_band
 from ..sound.store import FeatureStore, ReadyMade
-from .dataset import agreeing
+from .dataset import agreeing, crop_bands
 from .predict import CELL, predict
 from .calibrate import calibration, prior_curves, read_prior, species_thresholds
 from .relabel import highest, label_quality, relabel, species_bands
@@ -90,6 +90,13 @@ class Run:
                 here = self.train.recordings.index
                 parts.append((f"fold{fold}" if not repeat else f"repeat{repeat}-fold{fold}", [i for i in seen if i in here], [i for i in unseen if i in here]))
         return parts
+
+    @property
+    def model(self): # SEDConfig
+        "The recipe's network for this corpus: its number of classes, and their bands where each is judged in a crop."
+        config = replace(self.recipe.model, n_species=self.corpus.n_species)
+        if not config.crop or config.bands: return config
+        return replace(config, bands=crop_bands(self.train.annotations, config.n_species, self.recipe.mel))
 
     @property
     def stages(self) -> dict[str, object]: # name -> TrainConfig
@@ -300,7 +307,7 @@ def train_stage(
     shown = agreeing(labels, _box_scores(run, before), config.sample.agreed) if config.sample.agreed and before else labels
     of_test = set(labels.recording_id) & set(run.test.recordings.index)
     corpus = Corpus(pd.concat([run.train.recordings, run.test.recordings]) if of_test else run.train.recordings, shown, run.corpus.species)
-    model, jobs = replace(run.recipe.model, n_species=run.corpus.n_species), []
+    model, jobs = run.model, []
     for name, seen, unseen in run.parts:
         if parts and name not in parts: continue
         init = model_path(run, name, before) if before and config.start == "previous" else None

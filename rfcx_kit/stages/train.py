@@ -154,9 +154,13 @@ class LitSED(L.LightningModule):
         if self.cfg.mixup:
             mix = draw_mix(len(x), self.cfg.mixup, rng)
             loss = mixed_loss(self.loss, mix, self.model(x, mix=mix), value, weight)
-        else: loss = self.loss(self.model(x), value, weight)
+        else: loss = self.loss(self.model(x, wanted=self.wanted(weight)), value, weight)
         self.losses.append(loss.detach())
         return self.finite(loss)
+
+    def wanted(self, weight: torch.Tensor) -> torch.Tensor | None: # bool [batch, species]
+        "Species of which the loss learns something; None: all."
+        return (weight > 0).any(-1) if self.cfg.loss.unknown == "ignore" else None
 
     def finite(self, loss: torch.Tensor) -> torch.Tensor:
         if not torch.isfinite(loss): raise FloatingPointError(f"the loss is {loss.item()} in epoch {self.current_epoch}: lower the learning rate, or precision: 32-true")
@@ -330,6 +334,7 @@ def train_model(
     folder = Path(folder)
     if (folder / "model.pt").exists(): return folder / "model.pt"
     folder.mkdir(parents=True, exist_ok=True)
+    if not lit and model.crop and (config.mixup or config.co_teaching): raise ValueError("model.crop looks at each species apart: it takes no mixup at the last layer and no co_teaching; mix_batch mixes the images")
     if config.co_teaching and (init or lit): raise ValueError("co_teaching needs two networks that begin apart, and experts' boxes: set start: scratch" if init else "co_teaching is for corpora with experts' boxes")
     torch.manual_seed(seed)
     net = load_model(init).model if init else make_net(model)
