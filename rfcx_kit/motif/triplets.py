@@ -124,7 +124,7 @@ def cut_tile(
     n = round(seconds * sample_rate)
     start = float(np.clip(t - seconds / 2, 0, max(0, length - seconds)))
     wave = read_audio(path, sample_rate, start, seconds)
-    return np.pad(wave, (0, n - len(wave)))
+    return np.pad(wave[:n], (0, max(0, n - len(wave)))) # rounding may read a sample more
 
 class LiveTiles:
     "Triplets cut from the recordings as they are asked for."
