@@ -426,20 +426,22 @@ def measure_hits(
     _show(measure(own, read_truth(Path(corpus) / "truth_train.csv", own.n_species), most=most, seed=seed, journal=_journal(out)).reset_index(), out)
 
 def measure_embedding(
-    clips: str, # a folder with a subfolder of clips for each species
+    sound: str, # a folder with a subfolder of clips for each species, or a corpus with truth_test.csv
     folder: str, # for the models; the same command goes on where it was
     *,
+    bands: bool = True, # --no-bands: the trunk's features alone, as in the paper
     seeds: int = 3, # from 1
     batches: int = 50, # of a round
     rounds: int = 6,
     precision: str = "32-true", # auto, 32-true, bf16-mixed, 16-mixed
     out: str | None = None, # also write the table there, as CSV
 ):
-    "Nearest neighbours of the embedding, beside log-mel means and the untrained network."
+    "Nearest neighbours of the embedding, beside log-mel means and the untrained network: of clips, or of the calls in recordings."
     from dataclasses import replace
     from rfcx_kit.motif import measure
-    config = replace(measure.MEASURED, batches=batches, rounds=rounds, precision=precision)
-    _show(measure.measure_embedding(clips, folder, list(range(1, seeds + 1)), config), out)
+    config = replace(measure.MEASURED, bands=bands, batches=batches, rounds=rounds, precision=precision)
+    lesson = measure.call_lesson(sound) if (Path(sound) / "truth_test.csv").exists() else measure.clip_lesson(sound, Path(folder) / "padded")
+    _show(measure.measure_embedding(lesson, folder, list(range(1, seeds + 1)), config), out)
 
 # %% ../../nbs/motif/47_commands.ipynb #28ab1d19
 def measure_classifiers(

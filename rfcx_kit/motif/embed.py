@@ -42,6 +42,7 @@ class EmbedConfig:
     "The network, the loss, and how it learns."
     trunk: str = "resnet18" # a timm network, or "tilenet"
     dim: int = 128 # of the embedding
+    bands: bool = True # mean, maximum and deviation over time of each mel band reach the points too; False: as in the paper, the trunk's features alone
     norm: str = "group" # "group": entries of a batch do not touch each other; "batch": timm's own (needed by pretrained weights)
     pretrained: bool = False # timm's weights
     unit: bool = True # points have length 1; False: as in the seed, with margin 50
@@ -52,7 +53,7 @@ class EmbedConfig:
     batch_size: int = 32 # triplets
     batches: int = 100 # of a round: a fixed number, however many triplets there are
     rounds: int = 20 # at most
-    lr: float = 1e-3
+    lr: float = 3e-4
     weight_decay: float = 1e-2
     clip_norm: float = 1.0 # longest gradient
     patience: int = 0 # rounds without a better validation before it stops; 0: it does not stop early
@@ -95,12 +96,14 @@ class Tile2Vec(nn.Module):
         self.config, self.logmel = config, LogMel(config.mel, filters)
         if config.trunk == "tilenet": self.trunk = TileNet(norm)
         else: self.trunk = trunk(config.trunk, 1, config.pretrained, **(dict(norm_layer=_group_norm) if config.norm == "group" else {}))
-        self.head = nn.Linear(self.trunk.num_features, config.dim)
+        self.head = nn.Linear(self.trunk.num_features + 3 * config.mel.n_mels * config.bands, config.dim)
 
     def forward(self, wave: torch.Tensor) -> torch.Tensor:
         if self.training and self.config.noise: wave = wave + self.config.noise * torch.randn_like(wave)
         x = standardise(self.logmel(wave), self.config.standardise)
-        z = self.head(self.trunk(x.unsqueeze(1)).mean((-2, -1))).float()
+        z = self.trunk(x.unsqueeze(1)).mean((-2, -1))
+        if self.config.bands: z = torch.cat([z, x.mean(-1), x.amax(-1), x.std(-1, correction=0)], 1)
+        z = self.head(z).float()
         return F.normalize(z, dim=-1) if self.config.unit else z
 
 # %% ../../nbs/motif/43_embed.ipynb #36737404
@@ -182,11 +185,11 @@ def _precision(model: Tile2Vec, tiles, precision: str) -> str:
 
 # %% ../../nbs/motif/43_embed.ipynb #c75ba982
 def _trainer(folder: Path, config: EmbedConfig, validated: bool, progress: bool) -> L.Trainer:
-    c = L.callbacks
-    calls = [c.ModelCheckpoint(folder, filename="last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True), _Rounds(folder / "metrics.csv")]
+    c, calls = L.callbacks, [_Rounds(folder / "metrics.csv")]
     if validated:
         calls.append(c.ModelCheckpoint(folder, filename="best", monitor="nearer", mode="max", save_top_k=1, save_weights_only=True, enable_version_counter=False))
         if config.patience: calls.append(c.EarlyStopping("nearer", mode="max", patience=config.patience))
+    calls.append(c.ModelCheckpoint(folder, filename="last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)) # after the best, which it remembers
     return L.Trainer(max_epochs=config.rounds, precision=config.precision, gradient_clip_val=config.clip_norm or None, reload_dataloaders_every_n_epochs=1,
                      num_sanity_val_steps=0, logger=False, callbacks=calls, enable_model_summary=False, enable_progress_bar=progress, default_root_dir=folder,
                      **({} if validated else dict(limit_val_batches=0)))
@@ -453,11 +456,12 @@ def nearest_accuracy(
     labels: np.ndarray, # of the rows
     sources: np.ndarray, # rows of one source never judge each other
     k: int = 5,
+    asked: np.ndarray | None = None, # bool [rows], whose labels are asked for; default all
 ) -> float:
     "How often most of the k nearest points of other sources have the right label; ties go to the nearest."
     points, labels, sources = np.asarray(points, np.float64), np.asarray(labels), np.asarray(sources)
     distance = (points**2).sum(1)[:, None] + (points**2).sum(1) - 2 * points @ points.T
     distance[sources[:, None] == sources] = np.inf
     near = np.argsort(distance, axis=1, kind="stable")[:, :k]
-    said = [max(dict.fromkeys(own), key=list(own).count) for own in labels[near].tolist()]
-    return float(np.mean(np.array(said) == labels))
+    said = np.array([max(dict.fromkeys(own), key=list(own).count) for own in labels[near].tolist()])
+    return float(np.mean((said == labels)[slice(None) if asked is None else asked]))

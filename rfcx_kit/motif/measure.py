@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'MEASURED', 'remember', 'measure_hits', 'plain_simple', 'measure_speed', 'loudest', 'clip_corpus',
-           'clip_tiles', 'measure_embedding', 'measure_gate', 'measure_species']
+           'clip_tiles', 'Lesson', 'clip_lesson', 'call_lesson', 'measure_embedding', 'measure_gate', 'measure_species']
 
 # %% ../../nbs/motif/46_measure.ipynb #c77f80e8
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -178,27 +178,61 @@ def clip_tiles(corpus: Corpus, seconds: float = 1.0) -> tuple[pd.DataFrame, np.n
 # %% ../../nbs/motif/46_measure.ipynb #633cf54a
 MEASURED = EmbedConfig(batch_size=24, batches=50, rounds=6, precision="32-true", mel=MelConfig(n_mels=64, hop_length=1024))
 
+@dataclass
+class Lesson:
+    "What an embedding learns from, and the tiles that it is judged by."
+    table: pd.DataFrame # in the form of `consolidate`
+    corpus: Corpus # of the table
+    sound: np.ndarray # [tiles, samples]
+    species: np.ndarray # [tiles]
+    source: np.ndarray # [tiles]; tiles of one source do not judge each other
+    asked: np.ndarray # bool [tiles]
+
+def clip_lesson(folder: str | Path, padded: str | Path) -> Lesson:
+    "Clips in folders of species."
+    corpus = clip_corpus(folder, padded)
+    (table, _), (judged, sound) = clip_tiles(corpus.train), clip_tiles(corpus.test)
+    return Lesson(table, corpus.train, sound, judged.species_id.to_numpy(), corpus.recordings.group[judged.recording_id].to_numpy(), np.ones(len(judged), bool))
+
+def _at(boxes: pd.DataFrame, seconds: float) -> pd.DataFrame:
+    "The middle stretches of boxes in the form of `consolidate`."
+    t = ((boxes.t_min + boxes.t_max) / 2).to_numpy()
+    return pd.DataFrame(dict(recording_id=boxes.recording_id.to_numpy(), kind="motif", rank=0, t_min=t - seconds / 2, t_max=t + seconds / 2, other_t_min=t - seconds / 2, other_t_max=t + seconds / 2, species_id=boxes.species_id.to_numpy()))
+
+def call_lesson(
+    folder: str | Path, # a corpus with truth_test.csv
+    loud: float = 3.0, # dB, calls of the test half that are asked for, where the truth has their snr_db
+    seconds: float = 1.0,
+) -> Lesson:
+    "Calls in recordings: the confirmed boxes of the training half, and what lies in the test half."
+    corpus, truth = read_corpus(folder, duplicates="drop"), pd.read_csv(Path(folder) / "truth_test.csv")
+    if "snr_db" in truth: truth = truth[truth.snr_db >= loud]
+    known, asked = _at(corpus.train.annotations.query("presence == 1"), seconds), _at(truth, seconds)
+    both, r = pd.concat([known, asked], ignore_index=True), corpus.recordings
+    sound = np.stack([cut_tile(r.path[i], (a + b) / 2, seconds, r.seconds[i]) for i, a, b in zip(both.recording_id, both.t_min, both.t_max)])
+    of_test = np.arange(len(both)) >= len(known)
+    return Lesson(known, corpus.train, sound, both.species_id.to_numpy(), np.where(of_test, "test", "train"), of_test)
+
+# %% ../../nbs/motif/46_measure.ipynb #461b1da8
 def measure_embedding(
-    folder: str | Path, # clips in folders of species
+    lesson: Lesson, # of `clip_lesson` or `call_lesson`
     out: str | Path, # for the models
     seeds: list[int] = (1, 2, 3),
     config: EmbedConfig = MEASURED, # its seed is replaced
     samples: int = 2000, # triplets
 ) -> pd.DataFrame: # seed, how, accuracy (of 5 nearest neighbours)
     "Nearest-neighbour accuracy of the trained and the untrained embedding, and of log-mel means; a call that was stopped goes on where it was."
-    corpus, cut = clip_corpus(folder, Path(out) / "padded"), TripletConfig(seconds=1.0, shift=0.15)
-    (table, _), (judged, sound) = clip_tiles(corpus.train), clip_tiles(corpus.test)
-    kind, source = judged.species_id.to_numpy(), corpus.recordings.group[judged.recording_id].to_numpy()
-    once = remember(Path(out) / "measured.jsonl", config, cut, samples, list(corpus.recordings.index))
-    def score(points): return dict(accuracy=nearest_accuracy(points, kind, source))
-    mel = LogMel(MelConfig())(torch.from_numpy(sound)).mean(-1).numpy()
+    corpus, cut = lesson.corpus, TripletConfig(seconds=1.0, shift=0.15)
+    once = remember(Path(out) / "measured.jsonl", config, cut, samples, list(corpus.recordings.index), len(lesson.sound))
+    def score(points): return dict(accuracy=nearest_accuracy(points, lesson.species, lesson.source, asked=lesson.asked))
+    mel = np.concatenate([LogMel(MelConfig())(torch.from_numpy(part)).mean(-1).numpy() for part in np.array_split(lesson.sound, -(-len(lesson.sound) // 64))])
     rows = [dict(seed=0, how="log-mel means", **score(mel)), dict(seed=0, how="log-mel means, without loudness", **score(mel - mel.mean(1, keepdims=True)))]
     for seed in seeds:
         c, place = replace(config, seed=seed), Path(out) / f"seed{seed}"
         def trained():
-            tiles = extract_triplets(generate_triplets(table, corpus.train, samples, cut, seed), corpus.train.recordings, place / "shards", cut)
-            return score(_points(load_embedding(fit(place, tiles, c)), sound))
-        for how, make in (("untrained", lambda: score(_points(_untrained(c), sound))), ("trained", trained)):
+            tiles = extract_triplets(generate_triplets(lesson.table, corpus, samples, cut, seed), corpus.recordings, place / "shards", cut)
+            return score(_points(load_embedding(fit(place, tiles, c)), lesson.sound))
+        for how, make in (("untrained", lambda: score(_points(_untrained(c), lesson.sound))), ("trained", trained)):
             rows.append(dict(seed=seed, how=how, **once(f"{how} {seed}", make)))
     return pd.DataFrame(rows)
 

@@ -276,12 +276,11 @@ def _averaging(config: TrainConfig) -> list:
     return [SWA()]
 
 def _callbacks(folder: Path, config: TrainConfig, validated: bool) -> list:
-    checkpoint = L.callbacks.ModelCheckpoint
-    calls = [checkpoint(folder, filename="last", save_top_k=1, monitor=None, enable_version_counter=False, save_on_train_epoch_end=True), Metrics(folder / "metrics.csv")]
-    calls += _averaging(config)
+    checkpoint, calls = L.callbacks.ModelCheckpoint, [Metrics(folder / "metrics.csv"), *_averaging(config)]
     if validated:
         calls.append(checkpoint(folder, filename="best", monitor="lwlrap", mode="max", save_top_k=1, save_weights_only=config.average == "none", enable_version_counter=False))
         if config.patience: calls.append(L.callbacks.EarlyStopping("lwlrap", mode="max", patience=config.patience))
+    calls.append(checkpoint(folder, filename="last", save_top_k=1, monitor=None, enable_version_counter=False, save_on_train_epoch_end=True)) # after the best, which it remembers
     return calls
 
 def _loggers(folder: Path, config: TrainConfig) -> list:
