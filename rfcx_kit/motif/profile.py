@@ -86,7 +86,8 @@ def above_floor(
     margin: float = 3.0, # dB
 ) -> np.ndarray: # dB [bands, frames], at least 0
     "What rises above the median of its band; frames that are not finite stay NaN."
-    return np.maximum(mel - np.nanmedian(mel, axis=1, keepdims=True) - margin, 0)
+    known = np.where(np.isnan(mel).all(axis=1, keepdims=True), 0, mel) # a band of NaN alone has no median
+    return np.maximum(mel - np.nanmedian(known, axis=1, keepdims=True) - margin, 0)
 
 FEATURES = {"cens": (cens, lambda x: x), "mel": (mel_frames, above_floor)} # name -> of a stretch of sound, then of the whole recording
 
