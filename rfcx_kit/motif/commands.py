@@ -227,7 +227,7 @@ def embed_fit(
     from rfcx_kit.motif import embed
     from rfcx_kit.motif.triplets import LiveTiles, ShardedTiles, TripletConfig
     tiles = ShardedTiles(triplets) if Path(triplets).is_dir() else LiveTiles(_read(triplets), _corpus(corpus).recordings, TripletConfig(seconds))
-    c = embed.EmbedConfig(trunk=trunk, dim=dim, bands=not plain, batch_size=batch_size or 2, batches=batches, rounds=rounds, lr=lr or 3e-4, patience=patience, noise=noise, precision=precision, workers=workers, seed=seed)
+    c = embed.EmbedConfig(trunk=trunk, dim=dim, bands=not plain, batch_size=batch_size or 2, batches=batches, rounds=rounds, lr=lr or embed.EmbedConfig.lr, patience=patience, noise=noise, precision=precision, workers=workers, seed=seed)
     if not batch_size: c = replace(c, batch_size=embed.find_batch_size(tiles, c)); print(f"batch size: {c.batch_size}")
     if not lr: c = replace(c, lr=embed.find_lr(tiles, c)); print(f"learning rate: {c.lr:.3g}")
     print(f"{embed.fit(out, tiles, c, checkpoint, sys.stderr.isatty())}: the embedding")

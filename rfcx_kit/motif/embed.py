@@ -86,6 +86,7 @@ class TileNet(nn.Module):
 
 def _group_norm(channels: int, **_) -> nn.Module: return nn.GroupNorm(min(32, channels), channels)
 
+# %% ../../nbs/motif/43_embed.ipynb #aa14dec5
 class Tile2Vec(nn.Module):
     "Sound [batch, samples] to points [batch, dim]."
     def __init__(self, config: EmbedConfig, filters: torch.Tensor | None = None):

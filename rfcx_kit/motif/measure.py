@@ -167,13 +167,18 @@ def _pad(path: str, to: Path) -> str:
     write_audio(to, np.pad(wave, (more // 2, more - more // 2)), rate)
     return str(to.absolute())
 
+def _tiles(recordings: pd.DataFrame, recording_id, t: np.ndarray, species, seconds: float) -> tuple[pd.DataFrame, np.ndarray]:
+    "Stretches around times in the form of `consolidate`, and as sound [stretches, samples]."
+    ends = dict(t_min=t - seconds / 2, t_max=t + seconds / 2)
+    table = pd.DataFrame(dict(recording_id=np.asarray(recording_id), kind="motif", rank=0, **ends, **{f"other_{k}": v for k, v in ends.items()}, species_id=np.asarray(species)))
+    return table, np.stack([cut_tile(recordings.path[i], at, seconds, recordings.seconds[i]) for i, at in zip(table.recording_id, t)])
+
 def clip_tiles(corpus: Corpus, seconds: float = 1.0) -> tuple[pd.DataFrame, np.ndarray]:
     "A table in the form of `consolidate` with the loudest stretch of each clip, and that stretch as sound [clips, samples]."
     r = corpus.recordings
     t = np.array([loudest(p, seconds) for p in r.path])
     species = corpus.annotations.set_index("recording_id").species_id[r.index].to_numpy()
-    table = pd.DataFrame(dict(recording_id=r.index, kind="motif", rank=0, t_min=t - seconds / 2, t_max=t + seconds / 2, other_t_min=t - seconds / 2, other_t_max=t + seconds / 2, species_id=species))
-    return table, np.stack([cut_tile(p, at, seconds, s) for p, at, s in zip(r.path, t, r.seconds)])
+    return _tiles(r, r.index, t, species, seconds)
 
 # %% ../../nbs/motif/46_measure.ipynb #633cf54a
 MEASURED = EmbedConfig(batch_size=24, batches=50, rounds=6, precision="32-true", mel=MelConfig(n_mels=64, hop_length=1024))
@@ -194,24 +199,18 @@ def clip_lesson(folder: str | Path, padded: str | Path) -> Lesson:
     (table, _), (judged, sound) = clip_tiles(corpus.train), clip_tiles(corpus.test)
     return Lesson(table, corpus.train, sound, judged.species_id.to_numpy(), corpus.recordings.group[judged.recording_id].to_numpy(), np.ones(len(judged), bool))
 
-def _at(boxes: pd.DataFrame, seconds: float) -> pd.DataFrame:
-    "The middle stretches of boxes in the form of `consolidate`."
-    t = ((boxes.t_min + boxes.t_max) / 2).to_numpy()
-    return pd.DataFrame(dict(recording_id=boxes.recording_id.to_numpy(), kind="motif", rank=0, t_min=t - seconds / 2, t_max=t + seconds / 2, other_t_min=t - seconds / 2, other_t_max=t + seconds / 2, species_id=boxes.species_id.to_numpy()))
-
 def call_lesson(
     folder: str | Path, # a corpus with truth_test.csv
     loud: float = 3.0, # dB, calls of the test half that are asked for, where the truth has their snr_db
     seconds: float = 1.0,
 ) -> Lesson:
     "Calls in recordings: the confirmed boxes of the training half, and what lies in the test half."
-    corpus, truth = read_corpus(folder, duplicates="drop"), pd.read_csv(Path(folder) / "truth_test.csv")
-    if "snr_db" in truth: truth = truth[truth.snr_db >= loud]
-    known, asked = _at(corpus.train.annotations.query("presence == 1"), seconds), _at(truth, seconds)
-    both, r = pd.concat([known, asked], ignore_index=True), corpus.recordings
-    sound = np.stack([cut_tile(r.path[i], (a + b) / 2, seconds, r.seconds[i]) for i, a, b in zip(both.recording_id, both.t_min, both.t_max)])
+    corpus = read_corpus(folder, duplicates="drop")
+    known, truth = corpus.train.annotations.query("presence == 1"), read_truth(Path(folder) / "truth_test.csv", corpus.n_species)
+    both = pd.concat([known, truth[~(truth.snr_db < loud)]], ignore_index=True)
+    table, sound = _tiles(corpus.recordings, both.recording_id, ((both.t_min + both.t_max) / 2).to_numpy(), both.species_id, seconds)
     of_test = np.arange(len(both)) >= len(known)
-    return Lesson(known, corpus.train, sound, both.species_id.to_numpy(), np.where(of_test, "test", "train"), of_test)
+    return Lesson(table[~of_test], corpus.train, sound, table.species_id.to_numpy(), np.where(of_test, "test", "train"), of_test)
 
 # %% ../../nbs/motif/46_measure.ipynb #461b1da8
 def measure_embedding(
