@@ -88,7 +88,7 @@ class TrainConfig:
 def make_optimizer(parameters, config: TrainConfig) -> torch.optim.Optimizer:
     "Adam or AdamW, by name; on a CPU fused, where a step costs a quarter."
     kinds, parameters = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW), list(parameters)
-    fused = all(p.device.type == "cpu" for p in parameters) or None # on a GPU Lightning could not clip its gradients in fp16
+    fused = all(p.device.type == "cpu" for p in parameters) or None # on a GPU fp16's scaling would be undone too late for clipping
     return kinds[config.optimizer](parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
 
 def make_schedule(
@@ -180,6 +180,9 @@ class LitSED(L.LightningModule):
         self.log("lwlrap", lwlrap((value > 0.5) & (weight > 0), scores), sync_dist=True)
 
     def configure_optimizers(self): return self.optimizers_of(self.model.parameters())
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        if gradient_clip_val: torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val) # Lightning refuses a fused optimizer beside any autocast
 
     def optimizers_of(self, parameters) -> dict:
         optimizer = make_optimizer(parameters, self.cfg)
