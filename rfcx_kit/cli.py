@@ -321,9 +321,9 @@ def proof(
     *corpora: str, # folders whose complete truth is known (truth_train.csv, truth_test.csv): one for each seed
     out: str, # folder of all runs, proof.csv, table.csv and table.md; the same command goes on where it was stopped
     rows: list[str] = (), # names of rows, on every corpus; default: the main rows on every corpus, the others on the first
-    recipe: str = "rfcx_2nd_stage_cpu", # the base of every row
+    recipe: str = "proof", # the base of every row
     dry_run: bool = False, # only say how many clips each row would train on
-    changes: list[str] = (), # of every row: --cycles 2 --stage1.epochs 6; three cycles where it does not say
+    changes: list[str] = (), # of every row: --cycles 2 --stage1.epochs 6
 ):
     "What each part of re-labelling is worth on corpora of known truth: rows of equal budget, one table."
     from rfcx_kit.proof import estimate, plan_rows, prove

@@ -36,11 +36,10 @@ ROWS: dict[str, list[str]] = { # name: what differs from the base recipe; {judge
     "expert sampling": [*_SOFT, "--cycle.sample.on_box", "0.5"],
     "prior-matched": [*_SOFT, "--relabel.match", "odds", "--relabel.prior", "{prior}"],
     "no frequency channel": [*_SOFT, "--model.freq_coord", "false"],
-    "test half too": [*_SOFT, "--relabel.test", "true"],
-    "best of all": [*_SOFT, "--relabel.test", "true", "--cycle.sample.on_box", "0.5"],
+    "best of all": [*_SOFT, "--relabel.test", "true", "--cycles", "1"],
     "ceiling": [*_STAGE1, "--stage1.loss.unknown", "absent"],
 }
-MAIN = ["confirmed boxes only", "masked", "votes", "soft", "best of all", "ceiling"]
+MAIN = ["confirmed boxes only", "soft", "best of all", "ceiling"]
 
 # %% ../nbs/93_proof.ipynb #2f975a76
 def truth_corpus(
@@ -151,7 +150,7 @@ def plan_rows(
     corpora: Sequence[str | Path], # folders with truth_train.csv and truth_test.csv
     out: str | Path,
     rows: Sequence[str] = (), # names of ROWS, on every corpus; default: MAIN on every corpus, the others on the first
-    recipe: str = "rfcx_2nd_stage_cpu", # the base
+    recipe: str = "proof", # the base
     changes: Sequence[str] = (), # for all rows
 ) -> pd.DataFrame: # row, corpus, source, folder, recipe, clips, new (clips that no row before it has shown)
     "What is to be done, in its order, with the clips that each row trains on."
@@ -159,7 +158,7 @@ def plan_rows(
     from rfcx_kit.recipe import load_recipe
     out, jobs = Path(out), []
     if unknown := [r for r in rows if r not in ROWS]: raise ValueError(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    base = load_recipe(recipe, ["--cycles", "3", *changes])
+    base = load_recipe(recipe, changes)
     for at, corpus in enumerate(map(Path, corpora)):
         missing = [n for n in ("truth_train.csv", "truth_test.csv") if not (corpus / n).exists()]
         if missing: raise ValueError(f"{corpus} has no {' and no '.join(missing)}: a proof needs the complete truth")
@@ -169,7 +168,7 @@ def plan_rows(
             fill = {"{judges}": str(max(2, base.folds.repeats)), "{prior}": _prior(row, corpus, place, read)}
             source = truth_corpus(corpus, place / "with-truth") if row == "ceiling" else corpus
             mine = read_corpus(source, base.conflict, base.duplicates) if row == "ceiling" else read
-            own = load_recipe(recipe, ["--cycles", "3", *changes, *(fill.get(x, x) for x in ROWS[row]), "--seed", str(base.seed + at)])
+            own = load_recipe(recipe, [*changes, *(fill.get(x, x) for x in ROWS[row]), "--seed", str(base.seed + at)])
             of_one = epoch_clips(mine, own)
             own = equal_budget(of_one, own, budget)
             clips = spent_clips(of_one, own)
@@ -216,8 +215,8 @@ def prove(
     corpora: Iterable[str | Path], # folders with truth_train.csv and truth_test.csv; as many seeds
     out: str | Path, # folder of the runs, of proof.csv, table.csv and table.md
     rows: Iterable[str] = (), # names of ROWS, on every corpus; default: MAIN on every corpus, the others on the first
-    recipe: str = "rfcx_2nd_stage_cpu", # the base
-    changes: Sequence[str] = (), # for all rows: ["--cycles", "2"]; three cycles where it does not say
+    recipe: str = "proof", # the base
+    changes: Sequence[str] = (), # for all rows: ["--cycles", "2"]
     run: Callable = _run, # (corpus, folder, recipe, store) -> rows of scores.csv
     say: Callable = print,
 ) -> pd.DataFrame: # of `proof_table`
