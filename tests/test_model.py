@@ -11,6 +11,7 @@ from rfcx_kit.model.losses import LossConfig, make_loss
 from rfcx_kit.model.metrics import lwlrap, lwlrap_per_class
 from rfcx_kit.model.mixing import draw_mix, mixed_loss
 from rfcx_kit.model.sed import POOLING, SED, SEDConfig
+from rfcx_kit.stages.train import LitSED, TrainConfig, make_optimizer
 
 torch.set_num_threads(1)
 LOSSES = [LossConfig("bce", unknown="absent"), LossConfig("masked_sum"), LossConfig("masked_mean", frame_factor=0.5),
@@ -140,3 +141,12 @@ def test_real_scores_as_scikit_learn(real):
         per_class, share = lwlrap_per_class(there, scores)
         assert abs((per_class * share).sum() - reference) < 1e-12
     assert found["max"] > found["best 3"] > found["mean"]
+
+
+def test_gradients_are_clipped_beside_a_fused_optimizer():
+    for how, clipped in (("norm", [0.6, 0.8]), ("value", [1.0, 1.0]), (None, [0.6, 0.8])):
+        layer = torch.nn.Linear(2, 1, bias=False)
+        layer.weight.grad = torch.tensor([[3.0, 4.0]])
+        LitSED.configure_gradient_clipping(layer, None, 1.0, how)
+        torch.testing.assert_close(layer.weight.grad, torch.tensor([clipped]))
+    assert make_optimizer(layer.parameters(), TrainConfig()).defaults["fused"]

@@ -182,7 +182,8 @@ class LitSED(L.LightningModule):
     def configure_optimizers(self): return self.optimizers_of(self.model.parameters())
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        if gradient_clip_val: torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val) # Lightning refuses a fused optimizer beside any autocast
+        clip = torch.nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else torch.nn.utils.clip_grad_norm_
+        if gradient_clip_val: clip(self.parameters(), gradient_clip_val) # Lightning's own refuses a fused optimizer beside any autocast
 
     def optimizers_of(self, parameters) -> dict:
         optimizer = make_optimizer(parameters, self.cfg)
