@@ -167,6 +167,7 @@ def _pad(path: str, to: Path) -> str:
     write_audio(to, np.pad(wave, (more // 2, more - more // 2)), rate)
     return str(to.absolute())
 
+# %% ../../nbs/motif/46_measure.ipynb #2c4ef9c2
 def _tiles(recordings: pd.DataFrame, recording_id, t: np.ndarray, species, seconds: float) -> tuple[pd.DataFrame, np.ndarray]:
     "Stretches around times in the form of `consolidate`, and as sound [stretches, samples]."
     ends = dict(t_min=t - seconds / 2, t_max=t + seconds / 2)
