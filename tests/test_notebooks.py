@@ -31,7 +31,11 @@ def test_is_clean(name):
     before = json.dumps(nb, sort_keys=True, default=str)
     clean_nb(nb)
     assert json.dumps(nb, sort_keys=True, default=str) == before, f"run: nbdev_clean --fname {name}"
-    assert all("id" in cell for cell in json.loads((ROOT / name).read_text())["cells"]), "a cell without an id is never in step"
+    cells = json.loads((ROOT / name).read_text())["cells"]
+    assert all("id" in cell for cell in cells), "a cell without an id is never in step"
+    for output in (o for cell in cells for o in cell.get("outputs", [])):
+        assert output.get("name") != "stderr" and "application/vnd.jupyter.widget-view+json" not in output.get("data", {}), "a warning or a progress bar is no output for a reader"
+        assert "/tmp/" not in str(output.get("text", "")), "a path of one machine is no output for a reader"
 
 
 def test_library_is_in_step(tmp_path):
