@@ -175,7 +175,8 @@ def score(
     prior: str | None = None, # how often each species calls, for the prior-weighted reading: rfcx, or a CSV
     windows: bool = False, # a recording's rows are its windows: the highest counts
     ensemble: Literal["mean", "rank", "geometric", "fitted"] | None = None, # of several tables; fitted: each species' weights by the experts' answers (--boxes)
-    out: str | None = None, # write the ensemble there, CSV or Parquet
+    match: Literal["odds", "linear", "power"] | None = None, # bring the scores (of several tables: of their ensemble) to --prior, as one more table
+    out: str | None = None, # write the ensemble, or the matched scores, there, CSV or Parquet
     events: str | None = None, # spans to hold against the calls of --truth: the labels of a cycle, or a CSV with recording_id, species_id, t_min, t_max
     overlap: float = 0.0, # time in common over time covered that makes a span right; 0: any
     species: bool = False, # a line per species, and who is most often ranked above it
@@ -192,26 +193,30 @@ def score(
     for path, table in tables.items(): n = table.shape[1]
     labels = read_truth(truth, n) if truth else read_corpus(corpus).annotations
     if labels.species_id.max() >= n: raise ValueError(f"the labels name species {labels.species_id.max()}, but {path} has {n} columns of scores")
-    if scores: table = _score_tables(tables, labels, list(boxes), prior, ensemble, out)
+    if scores: table = _score_tables(tables, labels, list(boxes), prior, ensemble, match, out)
     if public_share and scores: print("\n".join(s.describe_spread(s.leaderboard_spread(table, labels, public_size, public_share))))
     if scores and (species or picture): _score_species(table, labels, species, picture)
     if events: _score_events(events, labels if truth else None, n, overlap, species)
 
 # %% ../nbs/91_cli.ipynb #a3383bcf
-def _score_tables(tables: dict, labels, boxes: list[str], prior: str | None, how: str | None, out: str | None):
-    "Print the readings of each table, and of their ensemble; the last of them."
+def _score_tables(tables: dict, labels, boxes: list[str], prior: str | None, how: str | None, match: str | None, out: str | None):
+    "Print the readings of each table, of their ensemble, and of it matched to the prior; the last of them."
     from rfcx_kit.stages import calibrate as c, score as s
     n = next(iter(tables.values())).shape[1]
     if boxes and len(boxes) != len(tables): raise ValueError(f"--boxes names {len(boxes)} places for {len(tables)} tables of scores; give one for each")
     answers = [s.read_boxes(b) for b in boxes] or [None] * len(tables)
+    given = dict(prior=c.read_prior(prior, n)) if prior else {}
+    if match and not given: raise ValueError("--match brings scores to a prior: give --prior")
+    if match and len(tables) > 1 and not how: raise ValueError("--match takes one table, or several and --ensemble")
+    if out and not (how or match): raise ValueError("--out gets the ensemble, or the matched scores: give --ensemble or --match")
     if how:
         if len(tables) < 2: raise ValueError("an ensemble takes two tables or more")
         if how == "fitted" and not boxes: raise ValueError("a fitted ensemble learns its weights from the experts' answers: give --corpus, and --boxes with a run's folder for each table")
         weights = c.ensemble_weights(answers, labels, n) if how == "fitted" else None
         together = c.ensemble(list(tables.values()), "mean" if weights is not None else how, weights)
         tables, answers = {**tables, f"{how} of {len(tables)}": together}, [*answers, c.ensemble_boxes(answers, labels, how, weights) if boxes else None]
-        if out: _write_scores(together, out)
-    given = dict(prior=c.read_prior(prior, n)) if prior else {}
+    if match: tables, answers = {**tables, f"matched by {match}": c.match_prior(list(tables.values())[-1], given["prior"], match)}, [*answers, answers[-1]] # within a species no order changes
+    if out: _write_scores(list(tables.values())[-1], out)
     for (name, table), box in zip(tables.items(), answers):
         if len(tables) > 1: print(name)
         found, between = s.readings(table, labels, box, **given), s.intervals(table, labels, box, **given)

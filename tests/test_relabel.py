@@ -81,6 +81,16 @@ def test_ensembles_and_events_at_the_command_line(tmp_path, capsys):
     assert main(["score", *paths, *given[:2], "--ensemble", "mean", "--out", str(tmp_path / "both.csv")]) == 0
     np.testing.assert_allclose(pd.read_csv(tmp_path / "both.csv", index_col=0), (a + b) / 2)
     assert main(["score", *paths, *given[:2], "--ensemble", "fitted"]) == 1 and "--boxes" in capsys.readouterr().err
+    (tmp_path / "prior.csv").write_text("species_id,share\n0,0.1\n1,0.3\n")
+    matched = ["--prior", str(tmp_path / "prior.csv"), "--match", "odds", "--out", str(tmp_path / "matched.csv")]
+    assert main(["score", paths[0], *given[:2], *matched]) == 0
+    matched_a = pd.read_csv(tmp_path / "matched.csv", index_col=0)
+    np.testing.assert_allclose(matched_a.mean(), [0.1, 0.3], atol=1e-4)
+    odds = matched_a / (1 - matched_a) / (a / (1 - a))
+    np.testing.assert_allclose(odds, odds.iloc[[0] * len(odds)], rtol=1e-3)  # one factor a species
+    capsys.readouterr()
+    assert main(["score", paths[0], *given[:2], *matched[2:]]) == 1 and "--prior" in capsys.readouterr().err
+    assert main(["score", *paths, *given[:2], *matched]) == 1 and "--ensemble" in capsys.readouterr().err
 
     boxes.to_csv(tmp_path / "truth.csv", index=False)
     boxes.iloc[:50].assign(t_min=[1.5] * 25 + [5.0] * 25, t_max=6.0).to_csv(tmp_path / "spans.csv", index=False)

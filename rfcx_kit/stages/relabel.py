@@ -29,6 +29,7 @@ class RelabelConfig:
     quantile: float = 0.9 # of the recordings' highest scores
     calibrate: bool | str = False # first, each species' scores along a curve fitted to its confirmed and refused boxes: shift (or true), platt, isotonic
     match: str = "" # then, scaled until they expect the species as often as the prior says: odds, linear, power; "": not
+    match_test: bool = False # `match` the scores of the test half too, which become the submission
     prior: str = "" # how often each species calls, for `match` and the prior-weighted reading: rfcx, or a CSV of species_id and share
     votes: int = 0 # votes: models that must agree; 0: all
     weight: float = 1.0 # of a positive; an expert's label weighs 1

@@ -10,7 +10,7 @@ __all__ = ['Run', 'environment', 'claim_folder', 'read_truths', 'open_run', 'sta
 # %% ../../nbs/stages/38_runs.ipynb #ed3278de
 import json, os, platform, sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +28,7 @@ from ..sound.mel import check_band
 from ..sound.store import FeatureStore, ReadyMade
 from .dataset import agreeing, crop_bands
 from .predict import CELL, predict
-from .calibrate import calibration, prior_curves, read_prior, species_thresholds
+from .calibrate import calibration, match_prior, prior_curves, read_prior, species_thresholds
 from .relabel import highest, label_quality, relabel, species_bands
 from .score import intervals, readings
 from .submit import check_submission, make_submission, write_submission
@@ -128,6 +128,10 @@ def _differences(a: dict, b: dict, path: str = "") -> list[str]:
         found += _differences(x, y, f"{path}{key}.") if isinstance(x, dict) and isinstance(y, dict) else [f"{path}{key}: {x} -> {y}"] if x != y else []
     return found
 
+def _filled(values: dict, default) -> dict:
+    "What an earlier version wrote down, with the defaults of the options that have come since."
+    return values | {f.name: _filled(values.get(f.name, {}), own) if is_dataclass(own) else values.get(f.name, own) for f in fields(default) for own in [getattr(default, f.name)]}
+
 def claim_folder(
     folder: Path,
     recipe, # the whole of it
@@ -138,7 +142,7 @@ def claim_folder(
     mine, paths = json.loads(json.dumps(asdict(recipe))), [folder / "recipe.yaml", folder / "environment.json"]
     tables = fingerprint(corpus.annotations.to_csv(), list(corpus.recordings.index))
     if all(p.exists() for p in paths):
-        changed = _differences(yaml.safe_load(paths[0].read_text()), mine)
+        changed = _differences(json.loads(json.dumps(_filled(yaml.safe_load(paths[0].read_text()), type(recipe)()))), mine)
         if changed: raise ValueError(f"{folder} holds a run of another recipe; take another folder, or delete it. What differs: {'; '.join(changed[:8])}")
         if json.loads(paths[1].read_text())["tables"] != tables: raise ValueError(f"{folder} was begun with other tables than the corpus has now; take another folder, or delete it")
     else:
@@ -345,9 +349,10 @@ def judge_test(run: Run, stage: str):
     for name, *_ in run.parts: _predict(run, [model_path(run, name, stage)], run.test.subset(run.test_sides[name][1]), run.folder / name / stage / "oof-test", cells=True)
 
 def score_test(run: Run, stage: str) -> pd.DataFrame: # recording_id x species
-    "Scores of the test half, the mean over the folds' models."
-    models = [model_path(run, name, stage) for name, *_ in run.parts]
-    return _predict(run, models, run.test, run.folder / "test" / stage)
+    "Scores of the test half, the mean over the folds' models; matched to the prior where the recipe asks for it."
+    models, config = [model_path(run, name, stage) for name, *_ in run.parts], run.recipe.relabel
+    scores = _predict(run, models, run.test, run.folder / "test" / stage)
+    return match_prior(scores, read_prior(config.prior, run.corpus.n_species), config.match) if config.match and config.match_test else scores
 
 # %% ../../nbs/stages/38_runs.ipynb #e58eb675
 def _oof_row(run: Run, scores: pd.DataFrame, boxes: pd.Series) -> dict[str, float]:
