@@ -23,6 +23,8 @@ from .labels.corpus import RFCX_COLUMNS
 _STAGE1, _STAGE2 = ["--stage2.epochs", "0", "--cycles", "0"], ["--cycles", "0"]
 _VOTES = ["--relabel.policy", "votes", "--relabel.threshold", "0.5", "--relabel.calibrate", "false"]
 _SOFT = ["--relabel.policy", "soft", "--relabel.threshold", "0.0", "--relabel.calibrate", "shift"]
+_BEST = [*_SOFT, "--relabel.test", "true", "--cycles", "1"]
+_MATCHED = ["--relabel.match", "odds", "--relabel.prior", "{prior}"]
 
 ROWS: dict[str, list[str]] = { # name: what differs from the base recipe; {judges}: at least two repeats, {prior}: a file
     "confirmed boxes only": _STAGE1,
@@ -34,12 +36,13 @@ ROWS: dict[str, list[str]] = { # name: what differs from the base recipe; {judge
     "soft, no soft absences": [*_SOFT, "--relabel.threshold", "0.3"],
     "sampled": [*_SOFT, "--relabel.policy", "sampled", "--folds.repeats", "{judges}"],
     "expert sampling": [*_SOFT, "--cycle.sample.on_box", "0.5"],
-    "prior-matched": [*_SOFT, "--relabel.match", "odds", "--relabel.prior", "{prior}"],
+    "prior-matched": [*_SOFT, *_MATCHED],
     "no frequency channel": [*_SOFT, "--model.freq_coord", "false"],
-    "best of all": [*_SOFT, "--relabel.test", "true", "--cycles", "1"],
+    "best of all": _BEST,
+    "best of all, prior known": [*_BEST, *_MATCHED],
     "ceiling": [*_STAGE1, "--stage1.loss.unknown", "absent"],
 }
-MAIN = ["confirmed boxes only", "soft", "best of all", "ceiling"]
+MAIN = ["confirmed boxes only", "masked", "soft", "best of all", "best of all, prior known", "ceiling"]
 
 # %% ../nbs/93_proof.ipynb #2f975a76
 def truth_corpus(
