@@ -19,7 +19,7 @@ WALKTHROUGH = {"RFCX_SIZE": "tiny"}  # the walkthrough notebooks in seconds, eac
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_runs(name, tmp_path):
     command = [str(Path(sys.executable).parent / "nbdev_test"), "--path", name, "--n_workers", "0", "--do_print"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "Agg", **WALKTHROUGH, "RFCX_WORK": str(tmp_path)}, timeout=3600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "Agg", **WALKTHROUGH, "RFCX_WORK": str(tmp_path), "TMPDIR": str(tmp_path)}, timeout=3600)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
 
 
