@@ -359,7 +359,7 @@ def transform(
 ) -> Path:
     "Embeddings of all windows of a corpus, as Parquet: recording_id, t_min, t_max, e0, e1, ...; nothing to do where it stands."
     out, hop = Path(out), hop or window
-    mark = fingerprint(asdict(model.config), window, hop, float(sum(p.double().abs().sum() for p in model.parameters())))
+    mark = fingerprint(asdict(model.config), window, hop, float(sum(p.detach().double().abs().sum() for p in model.parameters())))
     whose = fingerprint(mark, list(recordings.index))
     if out.exists():
         if (pyarrow.parquet.read_schema(out).metadata or {}).get(b"rfcx_kit") == whose.encode(): return out
