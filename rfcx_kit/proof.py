@@ -197,7 +197,7 @@ def _run(corpus: Path, folder: Path, recipe, store: Path) -> pd.DataFrame:
 
 def verdicts(
     scores: pd.DataFrame, # of one run, all its cycles
-    by: str = "known_auc", # reading of unseen recordings: known_auc, lwlrap, prior_lwlrap
+    by: str = "lwlrap", # reading of unseen recordings: known_auc, lwlrap, prior_lwlrap
 ) -> list[str]: # for each stage: "", "go on" or "stop at STAGE"
     "What the stop rule would have said after each cycle, without the truth."
     from rfcx_kit.stages.runs import best_stage, cycles_without_gain

@@ -433,7 +433,7 @@ def run_stages(run: Run) -> pd.DataFrame: # a row per stage, as in scores.csv
         run.say(_said(row))
         with whole(run.folder / "scores.csv") as tmp: pd.DataFrame(rows).to_csv(tmp, index=False)
         with whole(run.folder / "labels.parquet") as tmp: _origin(run, list(kept)).to_parquet(tmp)
-        by = config.stop or "known_auc"
+        by = config.stop or "lwlrap"
         idle = cycles_without_gain(rows, by)
         if idle: run.say(f"{stage}: {by} of unseen recordings is not above that of {best_stage(rows, by)}" + ("; no further cycle" if config.stop and idle >= config.patience else ""))
         if config.stop and idle >= config.patience: break
