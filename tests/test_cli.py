@@ -165,6 +165,8 @@ def test_mistakes_are_one_sentence(place, tmp_path):
         (["run", "--corpus", place / "forest", "--recipe", "demo", "--out", tmp_path / "x", "--stage1.epoch", "3"], "stage1.epoch"),
         (["run", "--corpus", place / "forest", "--recipe", "demo", "--out", tmp_path / "x", "--stage1.epochs", "many"], "epochs"),
         (["run", "--corpus", place / "forest", "--recipe", "demo", "--out", tmp_path / "x", "--mel.f_max", "2000"], "2000"),
+        (["run", "--corpus", place / "forest", "--recipe", "demo", "--out", tmp_path / "x", "--relabel.match", "odds"], "give relabel.prior"),
+        (["run", "--corpus", place / "forest", "--recipe", "demo", "--out", tmp_path / "x", "--relabel.prior", tmp_path / "no.csv"], "no prior"),
         (["predict", tmp_path, "a.wav"], "no models there"),
         (["score", tmp_path / "no.csv", "--truth", "t.csv"], "no.csv"),
     ):

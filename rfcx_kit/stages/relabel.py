@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..labels.corpus import EXPERTS, annotation_table
 from ..sound.windows import sliding_windows
-from .calibrate import Curve, along_curves
+from .calibrate import SCALINGS, Curve, along_curves
 from .score import event_scores
 
 # %% ../../nbs/stages/34_relabel.ipynb #da385ca3
@@ -41,6 +41,13 @@ class RelabelConfig:
     stop: str = "" # end the cycles by this reading of unseen recordings: known_auc, lwlrap, prior_lwlrap; "": never
     patience: int = 1 # cycles that do not exceed the best before it ends
     source_weights: dict[str, float] = field(default_factory=dict) # factor of the weight by source: {expert: 1, weak: .3, relabel: .5, relabel-test: .2}
+
+    def __post_init__(self):
+        names = dict(policy=POLICIES, judges=("unseen", "published"), thresholds=("common", "fitted", "quantile"), level=("span", "window", "file"), match=("", *SCALINGS))
+        for key, known in names.items():
+            if getattr(self, key) not in known: raise ValueError(f"relabel.{key}: {getattr(self, key)!r} is not one of {', '.join(filter(None, known))}")
+        if self.match and not self.prior: raise ValueError("relabel.match brings scores to a prior: give relabel.prior, rfcx or a CSV of species_id and share")
+        if self.match_test and not self.match: raise ValueError("relabel.match_test needs relabel.match: odds, linear or power")
 
 # %% ../../nbs/stages/34_relabel.ipynb #509c017a
 def votes(
@@ -72,7 +79,6 @@ def label_cells(
     threshold: np.ndarray | None = None, # [species]; None: config.threshold for all
 ) -> tuple[np.ndarray, np.ndarray]: # value, weight [..., species, cells]
     "The policy's positives, and absences where all models stay low."
-    if config.policy not in POLICIES: raise ValueError(f"relabel.policy: {config.policy!r} is not one of {', '.join(POLICIES)}")
     value, weight = POLICIES[config.policy](scores, config.threshold if threshold is None else threshold.astype(scores.dtype)[:, None], config)
     if not config.absent_below: return value, weight
     absent = (scores.max(0) < config.absent_below) & (weight == 0)
@@ -141,8 +147,7 @@ def highest(
 def _spans(level: str, n_cells: int, cell: int, n_frames: int, window: tuple[int, int]) -> list | None:
     if level == "span": return None
     if level == "file": return [[0, n_cells]]
-    if level == "window": return [[a // cell, min(-(-b // cell), n_cells)] for a, b in sliding_windows(n_frames, *window)]
-    raise ValueError(f"relabel.level: {level!r} is not one of span, window, file")
+    return [[a // cell, min(-(-b // cell), n_cells)] for a, b in sliding_windows(n_frames, *window)]
 
 def _rows(ids: list[str], scores: np.ndarray, spans: list | None, config: RelabelConfig, threshold) -> dict:
     "The labels of a block: recording_id, species_id, presence, weight, and first and stop in cells."

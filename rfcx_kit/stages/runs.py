@@ -174,7 +174,8 @@ def open_run(
     plain = read_corpus(corpus_path, recipe.conflict, recipe.duplicates)
     truth = read_truths(corpus_path, plain)
     check_band(recipe.mel, plain.annotations)
-    corpus = songtypes(plain) if recipe.songtypes else plain
+    corpus, relabelling = songtypes(plain) if recipe.songtypes else plain, recipe.relabel
+    if relabelling.prior and (relabelling.match or not recipe.songtypes): read_prior(relabelling.prior, corpus.n_species) # better now than after stage 1
     folder.mkdir(parents=True, exist_ok=True)
     claim_folder(folder, recipe, corpus, corpus_path)
     say(_told(corpus))
@@ -257,7 +258,6 @@ def adjustment(run: Run, before: str, published: bool) -> tuple[list | None, np.
         curves = scaling if along is None else [lambda p, a=a, b=b: b(a(p)) for a, b in zip(along, scaling)]
     if config.thresholds == "common": return curves, None
     if config.thresholds == "quantile": return curves, np.quantile(highest(judged(run, before, published), curves), config.quantile, axis=0)
-    if config.thresholds != "fitted": raise ValueError(f"relabel.thresholds: {config.thresholds!r} is not one of common, fitted, quantile")
     if curves: boxes = pd.Series([float(curves[k](np.float32(v))) for k, v in zip(known.species_id[boxes.index], boxes)], boxes.index)
     return curves, species_thresholds(boxes, known, n, config.threshold)
 
@@ -274,7 +274,6 @@ def stage_labels(run: Run, stage: str) -> pd.DataFrame:
 def _new_labels(run: Run, stage: str) -> pd.DataFrame:
     if not stage.startswith("cycle"): return run.known.reset_index(drop=True)
     config, cycle, before = run.recipe.relabel, int(stage.removeprefix("cycle")), stage_before(run, stage)
-    if config.judges not in ("unseen", "published"): raise ValueError(f"relabel.judges: {config.judges!r} is not one of unseen, published")
     if not run.recipe.folds.n: raise ValueError("a cycle needs folds: with folds.n 0 every model has seen every recording")
     published, clip = config.judges == "published", run.recipe.clip
     if published: judge(run, before, published=True)
