@@ -307,7 +307,8 @@ def load_embedding(
     if not isinstance(parts, dict) or parts.get("format") != "tile2vec 1": raise ValueError(f"{path} is no embedding of rfcx_kit")
     config = EmbedConfig(**{**parts["config"], "pretrained": False, "mel": MelConfig(**parts["config"]["mel"])})
     model = Tile2Vec(config, parts["state"]["logmel.filters"])
-    model.load_state_dict(parts["state"])
+    try: model.load_state_dict(parts["state"])
+    except RuntimeError: raise ValueError(f"{path} was made by an earlier version of rfcx_kit, whose network was another: train it again, with rfcx motif embed fit") from None
     return model.eval()
 
 def summary(
