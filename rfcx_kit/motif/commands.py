@@ -207,7 +207,7 @@ def embed_fit(
     out: str, # a folder; the same command goes on where it was
     *,
     seconds: float = 2.0, # length of a tile that is cut live
-    trunk: str = "resnet18", # a timm network, or tilenet
+    trunk: str = "resnet18", # a timm network, tilenet, or none: what the bands do alone
     dim: int = 128, # of the embedding
     plain: bool = False, # the trunk's features alone, as in the paper, without what each band did over time
     batch_size: int = 32, # triplets; 0: find the largest that fits
@@ -215,6 +215,7 @@ def embed_fit(
     rounds: int = 20, # at most
     lr: float = 3e-4, # 0: find one
     patience: int = 5, # rounds without a better validation; 0: go on to the end
+    augment: bool = False, # tiles also louder or softer, with noise under them
     noise: float = 0.0, # white noise added before the mel, its deviation
     checkpoint: str | None = None, # a model.pt to start from
     precision: str = "auto", # auto, 32-true, bf16-mixed, 16-mixed
@@ -227,7 +228,7 @@ def embed_fit(
     from rfcx_kit.motif import embed
     from rfcx_kit.motif.triplets import LiveTiles, ShardedTiles, TripletConfig
     tiles = ShardedTiles(triplets) if Path(triplets).is_dir() else LiveTiles(_read(triplets), _corpus(corpus).recordings, TripletConfig(seconds))
-    c = embed.EmbedConfig(trunk=trunk, dim=dim, bands=not plain, batch_size=batch_size or 2, batches=batches, rounds=rounds, lr=lr or embed.EmbedConfig.lr, patience=patience, noise=noise, precision=precision, workers=workers, seed=seed)
+    c = embed.EmbedConfig(trunk=trunk, dim=dim, bands=not plain, batch_size=batch_size or 2, batches=batches, rounds=rounds, lr=lr or embed.EmbedConfig.lr, patience=patience, augment=augment, noise=noise, precision=precision, workers=workers, seed=seed)
     if not batch_size: c = replace(c, batch_size=embed.find_batch_size(tiles, c)); print(f"batch size: {c.batch_size}")
     if not lr: c = replace(c, lr=embed.find_lr(tiles, c)); print(f"learning rate: {c.lr:.3g}")
     print(f"{embed.fit(out, tiles, c, checkpoint, sys.stderr.isatty())}: the embedding")
@@ -430,7 +431,9 @@ def measure_embedding(
     sound: str, # a folder with a subfolder of clips for each species, or a corpus with truth_test.csv
     folder: str, # for the models; the same command goes on where it was
     *,
+    trunk: str = "none", # a timm network, tilenet, or none: what the bands do alone
     plain: bool = False, # the trunk's features alone, as in the paper
+    augment: bool = False, # tiles also louder or softer, with noise under them
     seeds: int = 3, # from 1
     batches: int = 50, # of a round
     rounds: int = 6,
@@ -440,7 +443,7 @@ def measure_embedding(
     "Nearest neighbours of the embedding, beside log-mel means and the untrained network: of clips, or of the calls in recordings."
     from dataclasses import replace
     from rfcx_kit.motif import measure
-    config = replace(measure.MEASURED, bands=not plain, batches=batches, rounds=rounds, precision=precision)
+    config = replace(measure.MEASURED, trunk=trunk, bands=not plain, augment=augment, batches=batches, rounds=rounds, precision=precision)
     lesson = measure.call_lesson(sound) if (Path(sound) / "truth_test.csv").exists() else measure.clip_lesson(sound, Path(folder) / "padded")
     _show(measure.measure_embedding(lesson, folder, list(range(1, seeds + 1)), config), out)
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..journal import Journal, fingerprint
 from ..labels.corpus import Corpus, annotation_table, read_corpus, read_truth, recording_table, sound_headers, species_table
 from . import classify, nocall
-from .embed import EmbedConfig, Tile2Vec, fit, load_embedding, nearest_accuracy, save_embedding, transform
+from .embed import EmbedConfig, Tile2Vec, fit, load_embedding, nearest_accuracy, new_network, save_embedding, transform
 from .profile import MotifConfig, best_places, distance_profile, features, matrix_profile, motifs, recording_features, window_sums
 from .triplets import TripletConfig, cut_tile, extract_triplets, generate_triplets
 from ..sound.audio import read_audio, write_audio
@@ -182,7 +182,7 @@ def clip_tiles(corpus: Corpus, seconds: float = 1.0) -> tuple[pd.DataFrame, np.n
     return _tiles(r, r.index, t, species, seconds)
 
 # %% ../../nbs/motif/46_measure.ipynb #633cf54a
-MEASURED = EmbedConfig(batch_size=24, batches=50, rounds=6, precision="32-true", mel=MelConfig(n_mels=64, hop_length=1024))
+MEASURED = EmbedConfig("none", batch_size=24, batches=50, rounds=6, lr=1e-3, precision="32-true", mel=MelConfig(n_mels=64, hop_length=1024))
 
 @dataclass
 class Lesson:
@@ -222,23 +222,17 @@ def measure_embedding(
     samples: int = 2000, # triplets
 ) -> pd.DataFrame: # seed, how, accuracy (of 5 nearest neighbours)
     "Nearest-neighbour accuracy of the trained and the untrained embedding, and of log-mel means; a call that was stopped goes on where it was."
-    corpus, cut = lesson.corpus, TripletConfig(seconds=1.0, shift=0.15)
+    corpus, cut = lesson.corpus, TripletConfig(seconds=1.0, shift=0.15, valid=0.0) # the number of rounds is fixed: nothing to choose by validation
     once = remember(Path(out) / "measured.jsonl", config, cut, samples, list(corpus.recordings.index), len(lesson.sound))
     def score(points): return dict(accuracy=nearest_accuracy(points, lesson.species, lesson.source, asked=lesson.asked))
     mel = np.concatenate([LogMel(MelConfig())(torch.from_numpy(part)).mean(-1).numpy() for part in np.array_split(lesson.sound, -(-len(lesson.sound) // 64))])
     rows = [dict(seed=0, how="log-mel means", **score(mel)), dict(seed=0, how="log-mel means, without loudness", **score(mel - mel.mean(1, keepdims=True)))]
     for seed in seeds:
         c, place = replace(config, seed=seed), Path(out) / f"seed{seed}"
-        def trained():
-            tiles = extract_triplets(generate_triplets(lesson.table, corpus, samples, cut, seed), corpus.recordings, place / "shards", cut)
-            return score(_points(load_embedding(fit(place, tiles, c)), lesson.sound))
-        for how, make in (("untrained", lambda: score(_points(_untrained(c), lesson.sound))), ("trained", trained)):
-            rows.append(dict(seed=seed, how=how, **once(f"{how} {seed}", make)))
+        tiles = cache(lambda: extract_triplets(generate_triplets(lesson.table, corpus, samples, cut, seed), corpus.recordings, place / "shards", cut))
+        ways = {"untrained": lambda: new_network(tiles(), c).eval(), "trained": lambda: load_embedding(fit(place, tiles(), c))}
+        rows += [dict(seed=seed, how=how, **once(f"{how} {seed}", lambda: score(_points(make(), lesson.sound)))) for how, make in ways.items()]
     return pd.DataFrame(rows)
-
-def _untrained(config: EmbedConfig) -> Tile2Vec:
-    torch.manual_seed(config.seed)
-    return Tile2Vec(config).eval()
 
 def _points(model: Tile2Vec, sound: np.ndarray) -> np.ndarray:
     with torch.inference_mode(): return np.concatenate([model(torch.from_numpy(part)).numpy() for part in np.array_split(sound, -(-len(sound) // 64))])
