@@ -207,13 +207,13 @@ def embed_fit(
     out: str, # a folder; the same command goes on where it was
     *,
     seconds: float = 2.0, # length of a tile that is cut live
-    trunk: str = "resnet18", # a timm network, tilenet, or none: what the bands do alone
+    trunk: str = "none", # a timm network (resnet18, ...), tilenet, or none: what the bands do alone
     dim: int = 128, # of the embedding
-    plain: bool = False, # the trunk's features alone, as in the paper, without what each band did over time
+    plain: bool = False, # a trunk's features alone, as in the paper, without what each band did over time
     batch_size: int = 32, # triplets; 0: find the largest that fits
     batches: int = 100, # of a round
     rounds: int = 20, # at most
-    lr: float = 3e-4, # 0: find one
+    lr: float = 1e-3, # 0: find one
     patience: int = 5, # rounds without a better validation; 0: go on to the end
     augment: bool = False, # tiles also louder or softer, with noise under them
     noise: float = 0.0, # white noise added before the mel, its deviation
@@ -431,8 +431,8 @@ def measure_embedding(
     sound: str, # a folder with a subfolder of clips for each species, or a corpus with truth_test.csv
     folder: str, # for the models; the same command goes on where it was
     *,
-    trunk: str = "none", # a timm network, tilenet, or none: what the bands do alone
-    plain: bool = False, # the trunk's features alone, as in the paper
+    trunk: str = "none", # a timm network (resnet18, ...), tilenet, or none: what the bands do alone
+    plain: bool = False, # a trunk's features alone, as in the paper: give a trunk with it
     augment: bool = False, # tiles also louder or softer, with noise under them
     seeds: int = 3, # from 1
     batches: int = 50, # of a round

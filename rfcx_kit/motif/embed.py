@@ -41,7 +41,7 @@ except ImportError:
 @dataclass
 class EmbedConfig:
     "The network, the loss, and how it learns."
-    trunk: str = "resnet18" # a timm network, "tilenet", or "none": the bands' statistics alone, which a few hundred sources teach best
+    trunk: str = "none" # a timm network (resnet18, ...), "tilenet", or "none": the bands' statistics alone, which a few hundred sources teach best
     dim: int = 128 # of the embedding
     bands: bool = True # what the bands do over time (`band_statistics`, `shape_statistics`) reaches the points too; False: as in the paper, the trunk's features alone
     norm: str = "group" # "group": entries of a batch do not touch each other; "batch": timm's own (needed by pretrained weights)
@@ -54,11 +54,11 @@ class EmbedConfig:
     batch_size: int = 32 # triplets
     batches: int = 100 # of a round: a fixed number, however many triplets there are
     rounds: int = 20 # at most
-    lr: float = 3e-4
+    lr: float = 1e-3
     weight_decay: float = 1e-2
     clip_norm: float = 1.0 # longest gradient
     patience: int = 0 # rounds without a better validation before it stops; 0: it does not stop early
-    augment: bool = False # tiles also louder or softer, with noise under them (`varied`): for recorders that the training has not heard; it costs accuracy on those it has
+    augment: bool = False # tiles also louder or softer, with noise under them (`varied`): for recorders and places that the training has not heard; it costs accuracy on those it has
     precision: str = "auto" # "auto": bf16 where the machine has it; else Lightning's names
     workers: int = 0 # processes that cut tiles
     seed: int = 0
@@ -122,14 +122,14 @@ def shape_statistics(
 
 # %% ../../nbs/motif/43_embed.ipynb #e85419cc
 class Tile2Vec(nn.Module):
-    "Sound [batch, samples] to points [batch, dim]."
+    "Sound [batch, samples] to points [batch, dim]. ValueError for a norm or a trunk that cannot be."
     def __init__(self, config: EmbedConfig, filters: torch.Tensor | None = None):
         super().__init__()
         if config.norm not in ("group", "batch"): raise ValueError(f"norm {config.norm!r} is not group or batch")
         if config.pretrained and config.norm == "group": raise ValueError("pretrained weights belong to batch normalisation: take norm=batch")
         norm = _group_norm if config.norm == "group" else nn.BatchNorm2d
         self.config, self.logmel = config, LogMel(config.mel, filters)
-        if config.trunk == "none" and not config.bands: raise ValueError("trunk none without bands leaves nothing to embed: choose a trunk, or keep the bands")
+        if config.trunk == "none" and not config.bands: raise ValueError("trunk none without bands leaves nothing to embed: choose a trunk (resnet18, tilenet), or keep the bands")
         if config.trunk == "none": self.trunk = None
         elif config.trunk == "tilenet": self.trunk = TileNet(norm)
         else: self.trunk = trunk(config.trunk, 1, config.pretrained, **(dict(norm_layer=_group_norm) if config.norm == "group" else {}))

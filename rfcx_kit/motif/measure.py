@@ -182,7 +182,7 @@ def clip_tiles(corpus: Corpus, seconds: float = 1.0) -> tuple[pd.DataFrame, np.n
     return _tiles(r, r.index, t, species, seconds)
 
 # %% ../../nbs/motif/46_measure.ipynb #633cf54a
-MEASURED = EmbedConfig("none", batch_size=24, batches=50, rounds=6, lr=1e-3, precision="32-true", mel=MelConfig(n_mels=64, hop_length=1024))
+MEASURED = EmbedConfig(batch_size=24, batches=50, rounds=6, precision="32-true", mel=MelConfig(n_mels=64, hop_length=1024))
 
 @dataclass
 class Lesson:
