@@ -317,12 +317,12 @@ def find_lr(
     config: EmbedConfig,
     steps: int = 50, # batches that are tried
 ) -> float:
-    "A learning rate by Lightning's finder (Smith, 2017): where the loss falls the fastest."
+    "A learning rate by Lightning's finder (Smith, 2017): where the loss falls the fastest, between 1e-5 and 0.1; points of length 1 cannot explode, so a wider search ends where nothing is learnt."
     lit = LitTile2Vec(new_network(tiles, config), tiles, replace(config, batches=steps + 1))
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         _quiet()
         trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=_precision(lit.model, tiles, config.precision))
-        with contextlib.redirect_stderr(io.StringIO()): found = L.tuner.Tuner(trainer).lr_find(lit, num_training=steps, update_attr=False).suggestion()
+        with contextlib.redirect_stderr(io.StringIO()): found = L.tuner.Tuner(trainer).lr_find(lit, min_lr=1e-5, max_lr=0.1, num_training=steps, update_attr=False).suggestion()
     return config.lr if found is None else float(found)
 
 def find_batch_size(
