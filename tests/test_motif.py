@@ -222,6 +222,46 @@ def test_mistakes_are_one_sentence(place, capsys):
         assert said in capsys.readouterr().err, args
 
 
+@pytest.mark.parametrize("seconds", [7.0, 7.03, 6.999])
+def test_any_length_is_heard(seconds, tmp_path):
+    "Also where the last frame is not whole."
+    from rfcx_kit.motif.mine import cut_query
+    from rfcx_kit.motif.profile import recording_features
+    from rfcx_kit.sound.audio import write_audio
+
+    wave = 0.1 * np.random.default_rng(0).normal(size=round(seconds * 32_000)).astype("float32")
+    write_audio(tmp_path / "a.flac", wave, 32_000)
+    x = recording_features(tmp_path / "a.flac", MEL)
+    assert x.shape[1] == 1 + len(wave) // MEL.hop and np.isfinite(x).all()
+    for t_min, t_max in ((3, 2), (-1, 2), (7.5, 8)):
+        with pytest.raises(ValueError, match="no stretch of it"):
+            cut_query(tmp_path / "a.flac", t_min, t_max)
+
+
+def test_other_tiles_replace_old_shards(place, tmp_path):
+    from rfcx_kit.motif import embed
+    from rfcx_kit.motif.triplets import LiveTiles, TripletConfig, extract_triplets, generate_triplets
+
+    corpus, motifs = read_corpus(place / "forest"), pd.read_parquet(place / "out/motifs.parquet")
+    many, few = (generate_triplets(motifs, corpus, n, TripletConfig(seconds=0.5)) for n in (12, 5))
+    extract_triplets(many, corpus.recordings, tmp_path / "shards", TripletConfig(seconds=0.5), shard=4)
+    made = extract_triplets(few, corpus.recordings, tmp_path / "shards", TripletConfig(seconds=0.25), shard=4)
+    assert len(made) == 5 and made[4].shape == (3, 8000)
+    embed._claim(tmp_path / "run", made, embed.EmbedConfig(), None)
+    with pytest.raises(ValueError, match="samples of a tile"):
+        embed._claim(tmp_path / "run", LiveTiles(few, corpus.recordings, TripletConfig(seconds=0.5)), embed.EmbedConfig(), None)
+
+
+def test_what_is_unknown_is_no_silence(place, tmp_path):
+    "A gate is not learnt from recordings of which nobody said that all calls are annotated."
+    from rfcx_kit.motif.commands import nocall_cv
+
+    windows = pd.DataFrame(dict(recording_id=read_corpus(place / "forest").train.recordings.index, t_min=0.0, t_max=2.0, e0=1.0))
+    windows.to_parquet(tmp_path / "points.parquet")
+    with pytest.raises(ValueError, match="unknown: give --truth"):
+        nocall_cv(str(tmp_path / "points.parquet"), str(place / "forest"))
+
+
 def test_silence_is_no_motif():
     made = matrix_profile(np.full((12, 300), np.nan), 50)
     assert motifs(made).empty and (made.index == -1).all()

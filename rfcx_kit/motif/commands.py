@@ -14,8 +14,10 @@ from typing import Literal
 
 # %% ../../nbs/motif/47_commands.ipynb #1fb9e3fa
 def _corpus(path, half="all", **how):
+    from rfcx_kit.labels.birdclef import read_birdclef
     from rfcx_kit.labels.corpus import read_corpus
-    corpus = read_corpus(path, **how)
+    of_birdclef = any((Path(path) / name).exists() for name in ("train_metadata.csv", "train.csv")) and not (Path(path) / "train_tp.csv").exists()
+    corpus = read_birdclef(path) if of_birdclef else read_corpus(path, **how)
     return corpus if half == "all" else corpus.train if half == "train" else corpus.test
 
 def _store(out, feature, cens_sr, mp_window, metric, top):
@@ -39,7 +41,7 @@ def _read(path):
 
 # %% ../../nbs/motif/47_commands.ipynb #75f574ba
 def extract(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     out: str, # a folder for the profiles; the same command goes on where it was
     *,
     feature: Literal["cens", "mel"] = "cens", # chroma, or dB above the floor of each mel band
@@ -57,7 +59,7 @@ def extract(
     _end(problems, store.folder, f"{store.folder}: {built}")
 
 def consolidate(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     out: str, # the folder of `extract`; gets motifs.parquet
     *,
     feature: Literal["cens", "mel"] = "cens", # as given to extract
@@ -68,8 +70,10 @@ def consolidate(
 ):
     "One table of all motifs and discords: times in seconds, species where a box says so."
     from rfcx_kit.motif import mine
-    table = mine.consolidate(_store(out, feature, cens_sr, mp_window, metric, top), _corpus(corpus))
+    own = _corpus(corpus)
+    table = mine.consolidate(store := _store(out, feature, cens_sr, mp_window, metric, top), own)
     _write(table, Path(out) / "motifs.parquet")
+    if lacks := sum(r not in store for r in own.recordings.index[own.recordings.path != ""]): print(f"{lacks} recordings have no profile yet, or could not be read: see extract")
     print(f"{Path(out) / 'motifs.parquet'}: {len(table)} motifs and discords of {table.recording_id.nunique()} recordings, {(table.species_id >= 0).sum()} with a species")
 
 # %% ../../nbs/motif/47_commands.ipynb #fe92fbb4
@@ -81,7 +85,7 @@ def _clips(corpus, motifs, out, choose):
     _end(problems, out, f"{out}: {len(clips)} clips, clips.parquet, and manifest.csv")
 
 def extract_primary(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     motifs: str, # motifs.parquet
     out: str, # a folder for the clips and their manifest
 ):
@@ -89,7 +93,7 @@ def extract_primary(
     _clips(corpus, motifs, out, lambda t: t[(t.kind == "motif") & (t["rank"] == 0)])
 
 def extract_top(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     motifs: str, # motifs.parquet
     out: str, # a folder for the clips and their manifest
     *,
@@ -99,7 +103,7 @@ def extract_top(
     _clips(corpus, motifs, out, lambda t: t[t["rank"] < top])
 
 def sample(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     motifs: str, # motifs.parquet
     out: str, # a folder for the clips and their manifest
     *,
@@ -112,7 +116,7 @@ def sample(
 
 # %% ../../nbs/motif/47_commands.ipynb #b2c0c884
 def track(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     motifs: str, # motifs.parquet
     out: str, # a .wav or .flac
     *,
@@ -129,7 +133,7 @@ def track(
 
 # %% ../../nbs/motif/47_commands.ipynb #6711841f
 def search(
-    corpus: str, # where to look: a folder in the RFCX layout, or a manifest
+    corpus: str, # where to look: a folder in the RFCX or BirdCLEF layout, or a manifest
     file: str, # the sound file that holds the call
     t_min: float, # where it begins, s
     t_max: float, # where it ends, s; beyond the end of a clip: its end
@@ -151,7 +155,7 @@ def search(
     _end(problems, out, f"{out}: {len(found)} places in {found.recording_id.nunique()} recordings")
 
 def candidates(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     out: str, # CSV or Parquet: annotations of source "motif"
     *,
     elsewhere: bool = False, # look for a box in all recordings, not only in its own
@@ -168,7 +172,7 @@ def candidates(
 
 # %% ../../nbs/motif/47_commands.ipynb #24c18eb8
 def generate_triplets(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     motifs: str, # motifs.parquet
     out: str, # a Parquet table
     *,
@@ -187,7 +191,7 @@ def generate_triplets(
     print(f"{out}: {len(made)} triplets, {made.valid.sum()} of them for validation; cut beforehand they would take {triplets.shard_bytes(len(made), c) / 1e9:.2f} GB")
 
 def extract_triplets(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     triplets: str, # of generate-triplets
     out: str, # a folder for the shards
     *,
@@ -202,7 +206,7 @@ def extract_triplets(
 
 # %% ../../nbs/motif/47_commands.ipynb #0bc1007f
 def embed_fit(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     triplets: str, # a Parquet table of generate-triplets, or a folder of extract-triplets
     out: str, # a folder; the same command goes on where it was
     *,
@@ -242,7 +246,7 @@ def embed_summary(
 
 # %% ../../nbs/motif/47_commands.ipynb #1801eeec
 def embed_transform(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     model: str, # model.pt
     out: str, # a .parquet; what is done lies in out.journal until all is
     *,
@@ -259,7 +263,7 @@ def embed_transform(
     _end(problems, out, f"{out}: done")
 
 def embed_map(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     points: str, # of embed transform
     out: str, # an .html page; its dots play
     *,
@@ -285,6 +289,10 @@ def _gate_data(points, corpus, truth, half):
     table = table[table.recording_id.isin(corpus.recordings.index)].reset_index(drop=True)
     if not len(table): raise ValueError(f"{points} holds no window of these recordings")
     calls = read_truth(truth, corpus.n_species) if truth else corpus.annotations
+    if not truth:
+        told = table.recording_id.map(corpus.recordings.complete).to_numpy(bool)
+        if not told.any(): raise ValueError("nobody said that all calls of these recordings are annotated, and what is not annotated is unknown: give --truth, or a corpus whose recordings are complete")
+        table = table[told].reset_index(drop=True)
     return table, label_windows(table, calls), corpus.recordings.group[table.recording_id].to_numpy()
 
 def nocall_fit(
@@ -335,7 +343,7 @@ def nocall_predict(
 
 # %% ../../nbs/motif/47_commands.ipynb #547ccd89
 def classify_prepare_dataset(
-    corpus: str, # a folder in the RFCX layout, or a manifest
+    corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     motifs: str, # motifs.parquet
     out: str, # a folder for clips and manifest
     *,

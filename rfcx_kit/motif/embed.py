@@ -296,7 +296,7 @@ def fit(
 # %% ../../nbs/motif/43_embed.ipynb #43210af2
 def _claim(folder: Path, tiles, config: EmbedConfig, checkpoint):
     "Write down what is trained here, by what, from where; ValueError if it was something else."
-    mine = {**json.loads(json.dumps(asdict(config))), "triplets": fingerprint(tiles.triplets.to_csv()), "checkpoint": sound_mark(checkpoint) if checkpoint else ""}
+    mine = {**json.loads(json.dumps(asdict(config))), "triplets": fingerprint(tiles.triplets.to_csv()), "samples of a tile": tiles.samples, "checkpoint": sound_mark(checkpoint) if checkpoint else ""}
     del mine["workers"] # they change nothing
     path = folder / "config.json"
     if not path.exists():
@@ -322,7 +322,8 @@ def find_lr(
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         _quiet()
         trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=_precision(lit.model, tiles, config.precision))
-        with contextlib.redirect_stderr(io.StringIO()): found = L.tuner.Tuner(trainer).lr_find(lit, min_lr=1e-5, max_lr=0.1, num_training=steps, update_attr=False).suggestion()
+        with contextlib.redirect_stderr(io.StringIO()): found = L.tuner.Tuner(trainer).lr_find(lit, min_lr=1e-5, max_lr=0.1, num_training=steps, early_stop_threshold=None, update_attr=False).suggestion()
+    if found is None: warnings.warn(f"no learning rate stood out in {steps} batches: {config.lr:g} is taken")
     return config.lr if found is None else float(found)
 
 def find_batch_size(
@@ -411,6 +412,7 @@ def transform(
 ) -> Path:
     "Embeddings of all windows of a corpus, as Parquet: recording_id, t_min, t_max, e0, e1, ...; nothing to do where it stands."
     out, hop = Path(out), hop or window
+    if out.suffix != ".parquet": raise ValueError(f"{out}: points are written as .parquet")
     mark = fingerprint(asdict(model.config), window, hop, float(sum(p.detach().double().abs().sum() for p in model.parameters())))
     whose = fingerprint(mark, list(recordings.index))
     if out.exists():

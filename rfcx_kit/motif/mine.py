@@ -178,6 +178,7 @@ def cut_query(
 ) -> np.ndarray: # [dimensions, frames of the call]
     "The features of a call, above the floor of its own recording."
     x = recording_features(path, config)
+    if not 0 <= t_min < min(t_max, x.shape[1] / config.rate): raise ValueError(f"{path} lasts {(x.shape[1] - 1) / config.rate:.1f} s: {t_min:g} to {t_max:g} s is no stretch of it")
     first = int(np.clip(round(t_min * config.rate), 0, max(0, x.shape[1] - 2)))
     query = x[:, first: max(round(t_max * config.rate), first + 2)]
     if not np.isfinite(query).all() or not (query**2).sum(): raise ValueError(f"{path}, {t_min:g} to {t_max:g} s: there is nothing but silence or background; widen the box")

@@ -111,10 +111,11 @@ def cv(
     config: NocallConfig = NocallConfig(),
 ) -> tuple[dict, np.ndarray]: # auc, spread (deviation over folds), folds, trees; out-of-fold scores [windows]
     "Cross-validation, grouped. Early stopping looks at a third part of the recordings, never at those that are judged."
+    if config.folds < 2: raise ValueError(f"folds={config.folds}: cross-validation needs two or more")
     x, y, groups = values(table), np.asarray(labels, float), np.asarray(groups)
     fold, scores, aucs, trees = _fold_of(groups, config.folds, config.seed), np.zeros(len(y)), [], []
     for k in range(config.folds):
-        inner = _fold_of(groups[fold != k], 5, config.seed + 1 + k)
+        inner = _fold_of(groups[fold != k], min(5, len(set(groups[fold != k]))), config.seed + 1 + k)
         learn, stop = np.flatnonzero(fold != k)[inner > 0], np.flatnonzero(fold != k)[inner == 0]
         model = _train(x[learn], y[learn], x[stop], y[stop], config)
         held = np.flatnonzero(fold == k)
@@ -131,6 +132,7 @@ def fit(
     config: NocallConfig = NocallConfig(),
 ): # lightgbm.Booster
     "Train the gate on all recordings but a fifth, which stops it."
+    if Path(path).suffix == ".json": raise ValueError(f"{path}: a .json beside the model says how it came about; call the model .txt")
     x, y, fold = values(table), np.asarray(labels, float), _fold_of(np.asarray(groups), 5, config.seed)
     model = _train(x[fold > 0], y[fold > 0], x[fold == 0], y[fold == 0], config)
     with whole(path) as tmp: model.save_model(str(tmp))

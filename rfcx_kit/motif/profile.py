@@ -100,7 +100,7 @@ def silent_frames(
     "Frames under which the sound does not move by more than one step of 16 bits."
     parts = np.resize(np.pad(wave, (0, -len(wave) % hop), "edge"), (-(-len(wave) // hop), hop))
     still = parts.max(1) - parts.min(1) <= QUIETEST
-    return np.append(still, [still[-1]] * max(0, n - len(still)))[:n]
+    return np.append(still, np.repeat(still[-1:], max(0, n - len(still))))[:n]
 
 def features(
     wave: np.ndarray, # float32 [samples] at the config's sample rate

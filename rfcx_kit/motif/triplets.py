@@ -98,6 +98,7 @@ def generate_triplets(
 ) -> pd.DataFrame: # anchor_id, anchor_t, neighbour_id, ..., distant_t (s, middle of a tile), near, far, label, valid
     "Triplets in the four partitions, equally often; none crosses the split into training and validation."
     if samples < 1: raise ValueError(f"samples={samples}: ask for one triplet or more")
+    if not 0 <= config.valid < 1: raise ValueError(f"valid={config.valid}: it is the share kept for validation, at least 0 and below 1")
     rows, rng = _labelled(table, corpus), np.random.default_rng([seed, 1])
     kept = split_groups(rows.group, config.valid, seed)
     halves = {v: _Half(own.reset_index(drop=True), corpus, config.balance) for v, own in rows.groupby(rows.group.isin(kept))}
@@ -137,6 +138,7 @@ class LiveTiles:
         ids = triplets[[f"{r}_id" for r in ROLES]].to_numpy().ravel()
         if lost := set(ids) - set(recordings.index[recordings.path != ""]): raise ValueError(f"{len(lost)} recordings of the triplets have no sound here: {', '.join(sorted(lost)[:5])}")
         self.places = recordings.loc[sorted(set(ids)), ["path", "seconds"]].to_dict("index")
+        self.samples = round(config.seconds * config.sample_rate) # of a tile
 
     def __len__(self) -> int: return len(self.triplets)
 
@@ -164,6 +166,8 @@ def extract_triplets(
     out, live = Path(out), LiveTiles(triplets, recordings, config)
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out / "shards.jsonl", fingerprint(config, shard, int(pd.util.hash_pandas_object(triplets).sum())))
+    for old in out.glob("shard-*.npy"):
+        if old.name not in journal: old.unlink() # of other triplets or tiles
     with whole(out / "triplets.parquet") as tmp: triplets.to_parquet(tmp)
     for n, first in enumerate(tqdm(range(0, len(live), shard), "shards", disable=None)):
         file = out / f"shard-{n:05d}.npy"
@@ -179,7 +183,7 @@ class ShardedTiles:
         self.folder, self.triplets = Path(folder), pd.read_parquet(Path(folder) / "triplets.parquet")
         files = sorted(self.folder.glob("shard-*.npy"))
         self.shards = [np.load(f, mmap_mode="r", allow_pickle=False) for f in files]
-        self.size = len(self.shards[0]) if self.shards else 1
+        self.size, self.samples = (len(self.shards[0]), self.shards[0].shape[-1]) if self.shards else (1, 0)
         if sum(map(len, self.shards)) != len(self.triplets): raise ValueError(f"{folder} holds {sum(map(len, self.shards))} of {len(self.triplets)} triplets: run extract-triplets again, it goes on where it was")
 
     def __len__(self) -> int: return len(self.triplets)
