@@ -120,3 +120,22 @@ def test_a_corrected_raven_table_changes_the_next_cycle(place, tmp_path):
     models = lambda folder, stage: [(folder / f"fold{k}" / stage / "model.pt").read_bytes() for k in (0, 1)]
     assert models(run, "cycle2") == models(place / "run", "cycle2")
     assert models(run, "cycle3") != models(place / "run", "cycle3")
+
+
+def test_motif_candidates_are_learnt_by_a_cycle(place, tmp_path, capsys):
+    "From `rfcx motif candidates` to the labels of a cycle; a table of another corpus is refused before anything is trained."
+    from rfcx_kit.cli import main
+
+    table, run = tmp_path / "candidates.csv", tmp_path / "run"
+    assert main(["motif", "candidates", str(place / "forest"), str(table), "--elsewhere", "--least", "0.3"]) == 0
+    found = pd.read_csv(table, dtype={"recording_id": str})
+    assert len(found)
+    command = ["run", "--corpus", str(place / "forest"), "--recipe", str(place / "tiny.yaml"), "--cycles", "1", "--relabel.candidates"]
+    assert main([*command, str(table), "--out", str(run)]) == 0
+    learnt = pd.read_parquet(run / "labels/cycle1.parquet").query("source == 'motif'")
+    assert len(learnt) == len(found) and np.allclose(learnt.weight, 0.3) and np.allclose(learnt.presence, found.presence, atol=1e-4)
+    assert (contents(run)[0].query("source == 'motif'").cycle == 1).all() and (run / "report.html").exists()
+    found.assign(species_id=99).to_csv(table, index=False)
+    capsys.readouterr()
+    assert main([*command, str(table), "--out", str(tmp_path / "other")]) == 1
+    assert "it was made of another one" in capsys.readouterr().err and not (tmp_path / "other/fold0").exists()

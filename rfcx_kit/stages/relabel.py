@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['POLICIES', 'Judged', 'RelabelConfig', 'votes', 'soft', 'label_cells', 'pool_cells', 'runs_of', 'species_bands',
-           'highest', 'relabel', 'label_quality']
+           'highest', 'relabel', 'read_candidates', 'label_quality']
 
 # %% ../../nbs/stages/34_relabel.ipynb #8053d363
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..labels.corpus import EXPERTS, annotation_table
+from ..labels.corpus import EXPERTS, Corpus, annotation_table
 from ..sound.windows import sliding_windows
 from .calibrate import SCALINGS, Curve, along_curves
 from .score import event_scores
@@ -40,7 +41,8 @@ class RelabelConfig:
     test: bool = False # label the recordings of the test half too, as source relabel-test
     stop: str = "" # end the cycles by this reading of unseen recordings: known_auc, lwlrap, prior_lwlrap; "": never
     patience: int = 1 # cycles that do not exceed the best before it ends
-    source_weights: dict[str, float] = field(default_factory=dict) # factor of the weight by source: {expert: 1, weak: .3, relabel: .5, relabel-test: .2}
+    source_weights: dict[str, float] = field(default_factory=dict) # factor of the weight by source: {expert: 1, weak: .3, motif: .5, relabel: .5, relabel-test: .2}
+    candidates: str = "" # a table of `rfcx motif candidates`: every cycle learns from its boxes too, source motif
 
     def __post_init__(self):
         names = dict(policy=POLICIES, judges=("unseen", "published"), thresholds=("common", "fitted", "quantile"), level=("span", "window", "file"), match=("", *SCALINGS))
@@ -185,6 +187,22 @@ def relabel(
     table = pd.concat(parts, ignore_index=True)
     band = bands.loc[table.species_id, ["f_min", "f_max"]].to_numpy()
     return annotation_table(table.assign(songtype_id=1, f_min=band[:, 0], f_max=band[:, 1]))
+
+# %% ../../nbs/stages/34_relabel.ipynb #c0a1d1db
+def read_candidates(
+    path: str | Path, # CSV or Parquet of `rfcx motif candidates`: annotations
+    corpus: Corpus,
+) -> pd.DataFrame: # annotations of source "motif", of the corpus' training recordings
+    "Soft labels that were found by likeness; ValueError where the table is none of this corpus."
+    if not Path(path).is_file(): raise FileNotFoundError(f"relabel.candidates: {path}: no such table; `rfcx motif candidates` makes one")
+    rows = pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path, dtype={"recording_id": str})
+    if lacks := [c for c in ("recording_id", "species_id", "t_min", "t_max", "presence", "weight") if c not in rows]: raise ValueError(f"relabel.candidates: {path} lacks {', '.join(lacks)}")
+    made = annotation_table(rows.assign(source="motif"))
+    if not made.species_id.between(0, corpus.n_species - 1).all(): raise ValueError(f"relabel.candidates: {path} has species that the corpus has not: it was made of another one")
+    if not (made.presence.between(0, 1) & (made.weight > 0) & (made.weight <= 1) & (made.t_max > made.t_min)).all(): raise ValueError(f"relabel.candidates: {path}: presence is 0 to 1, weight above 0 and at most 1, t_max after t_min")
+    known = made.recording_id.isin(corpus.recordings.index)
+    if not known.all(): raise ValueError(f"relabel.candidates: {path} has {(~known).sum()} rows of recordings that the corpus has not, {made.recording_id[~known].iloc[0]} the first")
+    return made[made.recording_id.isin(corpus.train.recordings.index)].reset_index(drop=True)
 
 # %% ../../nbs/stages/34_relabel.ipynb #45cb9d00
 def label_quality(

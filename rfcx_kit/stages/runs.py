@@ -29,7 +29,7 @@ from ..sound.store import FeatureStore, ReadyMade
 from .dataset import agreeing, crop_bands
 from .predict import CELL, predict
 from .calibrate import calibration, match_prior, prior_curves, read_prior, species_thresholds
-from .relabel import highest, label_quality, relabel, species_bands
+from .relabel import highest, label_quality, read_candidates, relabel, species_bands
 from .score import intervals, readings
 from .submit import check_submission, make_submission, write_submission
 from .train import train_models
@@ -176,6 +176,9 @@ def open_run(
     check_band(recipe.mel, plain.annotations)
     corpus, relabelling = songtypes(plain) if recipe.songtypes else plain, recipe.relabel
     if relabelling.prior and (relabelling.match or not recipe.songtypes): read_prior(relabelling.prior, corpus.n_species) # better now than after stage 1
+    if relabelling.candidates:
+        if recipe.songtypes: raise ValueError("relabel.candidates are of species, not of songtypes: leave one of them out")
+        read_candidates(relabelling.candidates, corpus)
     folder.mkdir(parents=True, exist_ok=True)
     claim_folder(folder, recipe, corpus, corpus_path)
     say(_told(corpus))
@@ -281,6 +284,7 @@ def _new_labels(run: Run, stage: str) -> pd.DataFrame:
     curves, threshold = adjustment(run, before, published)
     how = (config, bands, cycle, curves, threshold, CELL, (clip.window, clip.overlap))
     parts = [run.known, relabel(judged(run, before, published), *how)]
+    if config.candidates: parts.append(read_candidates(config.candidates, run.corpus))
     if config.test:
         judge_test(run, before)
         parts += [relabel(judged(run, before, split="test"), *how, source="relabel-test"), run.reviews[run.reviews.recording_id.isin(run.test.recordings.index) & (run.reviews.weight > 0)].drop(columns="replaces")]
@@ -418,7 +422,7 @@ def _origin(run: Run, stages: list[str]) -> pd.DataFrame: # annotations and cycl
     parts = [run.train.annotations.assign(cycle=0)]
     for stage in stages:
         labels = stage_labels(run, stage)
-        if stage.startswith("cycle"): parts.append(labels[labels.source.str.startswith("relabel") | (labels.source == "review")].assign(cycle=int(stage.removeprefix("cycle"))))
+        if stage.startswith("cycle"): parts.append(labels[labels.source.str.startswith("relabel") | labels.source.isin(["review", "motif"])].assign(cycle=int(stage.removeprefix("cycle"))))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/stages/38_runs.ipynb #30ecda78
