@@ -9,12 +9,12 @@ __all__ = ['MODELS', 'prepare_dataset', 'reference_set', 'likeness', 'motif_feat
 # %% ../../nbs/motif/45_classify.ipynb #39f781ba
 from dataclasses import dataclass
 from pathlib import Path
-import json, shutil
+import json, shutil, warnings
 
 import numpy as np
 import pandas as pd
 
-from ..journal import whole
+from ..journal import fingerprint, whole
 from ..labels.corpus import Corpus
 from .mine import SEARCH, extract_clips
 from .nocall import WHERE, values
@@ -40,12 +40,13 @@ def prepare_dataset(
     known, rows, problems = table[table.species_id >= 0], [], Problems() if problems is None else problems
     if not len(known): raise ValueError("no motif has a species: label the recordings (or some boxes in them) first")
     rng, out = np.random.default_rng(seed), Path(out)
+    mark = fingerprint(seconds, sample_rate, limit, seed, known[["recording_id", "t_min", "t_max", "species_id"]].to_csv(index=False))[:6] # other clips have other names
     for species_id, own in known.groupby("species_id"):
         own = own.iloc[rng.permutation(len(own))[: limit or len(own)]]
         name = corpus.species.name[species_id]
         for n in range(num_per_class):
             row = own.iloc[n % len(own)]
-            file = out / "clips" / f"{species_id}-{n:05d}.flac"
+            file = out / "clips" / f"{species_id}-{n:05d}-{mark}.flac"
             try:
                 if not file.exists(): write_audio(file, _clip(row, corpus.recordings, seconds, sample_rate, generator(seed, species_id, n) if n >= len(own) else None), sample_rate)
             except SoundProblem as e: problems.add(e.problem); continue
@@ -133,7 +134,8 @@ class SpeciesModel:
         "A row a window."
         lacks = [c for c in self.about["columns"] if c not in table]
         if lacks: raise ValueError(f"the table lacks {len(lacks)} columns of the training: {', '.join(lacks[:5])}")
-        return pd.concat([table[WHERE].reset_index(drop=True), pd.DataFrame(self._predict(table[self.about["columns"]].to_numpy(np.float32)), columns=self.species)], axis=1)
+        said = pd.DataFrame(self._predict(table[self.about["columns"]].to_numpy(np.float32)), columns=self.species)
+        return pd.concat([table[WHERE].reset_index(drop=True), said.assign(**{name: 0.0 for name in self.about.get("untaught", [])})], axis=1)
 
 # %% ../../nbs/motif/45_classify.ipynb #487935e4
 def train(
@@ -141,12 +143,12 @@ def train(
     species: np.ndarray, # name of the species of each row
     out: str | Path, # a folder for the model
     config: ClassifyConfig = ClassifyConfig(),
-    scored: list[str] = (), # learn these species only; empty: all
+    scored: list[str] = (), # learn these species only; empty: all. One without a training clip gets a column of zeros, and a warning
 ) -> SpeciesModel:
     "Learn species from a table of embeddings, whosesoever they are."
-    species = np.asarray(species)
+    species, untaught = np.asarray(species), sorted(set(scored) - set(species))
+    if untaught: warnings.warn(f"no training clip of {len(untaught)} scored species, whose scores are 0: {', '.join(untaught[:10])}")
     if len(scored):
-        if lost := sorted(set(scored) - set(species)): raise ValueError(f"no training clip of {len(lost)} scored species: {', '.join(lost[:10])}")
         table, species = table[np.isin(species, list(scored))], species[np.isin(species, list(scored))]
     names = sorted(set(species))
     if len(names) < 2: raise ValueError(f"there is nothing to tell apart: the only species is {', '.join(names) or 'none'}")
@@ -155,7 +157,7 @@ def train(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     MODELS[config.model](values(table), np.searchsorted(names, species), config, out)
-    with whole(out / "species.json") as tmp: tmp.write_text(json.dumps(dict(model=config.model, species=[str(n) for n in names], columns=columns, clips=len(table)), indent=1) + "\n")
+    with whole(out / "species.json") as tmp: tmp.write_text(json.dumps(dict(model=config.model, species=[str(n) for n in names], untaught=untaught, columns=columns, clips=len(table)), indent=1) + "\n")
     return load(out)
 
 def _logistic(x, y, config, out):

@@ -130,7 +130,7 @@ def extract_clips(
 ) -> pd.DataFrame: # the rows with a column path (relative to `out`), less those that could not be read
     "Cut stretches out of recordings as clips; `manifest.csv` beside them is a corpus again."
     out, problems = Path(out), Problems() if problems is None else problems
-    made, stem = [], [f"{file_name(r)}-{round(1000 * t):07d}-{n}" for r, t, n in zip(rows.recording_id, rows.t_min, rows.get("kind", pd.Series("clip", rows.index)))]
+    made, stem = [], [f"{file_name(r)}-{round(1000 * a):07d}-{round(1000 * b):07d}-{n}" for r, a, b, n in zip(rows.recording_id, rows.t_min, rows.t_max, rows.get("kind", pd.Series("clip", rows.index)))]
     for (at, row), name in zip(rows.iterrows(), stem):
         file = out / "clips" / f"{name}.flac"
         try:
