@@ -375,12 +375,12 @@ def train_models(
     cores = torch.get_num_threads()
     if at_once is None: at_once = 1 if cores == 1 or torch.cuda.is_available() or torch.backends.mps.is_available() else 2 * cores
     todo = [job for job in jobs if not (Path(job["folder"]) / "model.pt").exists()]
-    at_once = min(at_once, len(todo))
+    at_once = min(at_once, len(jobs)) # not of `todo`: what is left of a killed run is trained by as many threads as it would have been, for sums in another order are other sums
     if at_once <= 1 or any(job["config"].trainer for job in todo): # devices and callbacks of the user's own
         for job in todo: train_model(**job)
     else:
         from joblib import Parallel, delayed, parallel_config
-        with parallel_config("loky", n_jobs=at_once, inner_max_num_threads=max(1, cores // at_once)):
+        with parallel_config("loky", n_jobs=max(2, min(at_once, len(todo))), inner_max_num_threads=max(1, cores // at_once)):
             Parallel()(delayed(_train_beside)(os.getpid(), **job, line=i % at_once) for i, job in enumerate(todo))
     return [Path(job["folder"]) / "model.pt" for job in jobs]
 
