@@ -10,11 +10,13 @@ import pytest
 
 from rfcx_kit.cli import main
 from rfcx_kit.labels.corpus import read_corpus
-from rfcx_kit.motif.mine import ProfileStore, candidates, consolidate, extract_clips
+from rfcx_kit.motif.mine import ProfileStore, consolidate, extract_clips
 from rfcx_kit.motif.profile import MotifConfig, matrix_profile, motifs
+from rfcx_kit.motif.search import candidates
 from rfcx_kit.problems import Problems
 from rfcx_kit.sound.audio import read_audio, write_audio
 from rfcx_kit.sound.synth import synthesize
+from rfcx_kit.stages.relabel import read_candidates
 
 RATE = 32_000
 MEL = MotifConfig("mel", mp_window=10, metric="shared")
@@ -105,7 +107,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("motif")
     synthesize(place / "forest", train=14, test=3, seconds=10, tp_per_species=6)
     assert main(["motif", "extract", str(place / "forest"), str(place / "out"), *FLAGS]) == 0
-    assert main(["motif", "consolidate", str(place / "forest"), str(place / "out"), *FLAGS]) == 0
+    assert main(["motif", "consolidate", str(place / "forest"), str(place / "out")]) == 0
     return place
 
 
@@ -142,7 +144,7 @@ def test_command_line(place, capsys):
     assert "8 clips" in rfcx("sample", forest, table, place / "refs", "--k", 4)
     assert "17 clips" in rfcx("track", forest, table, place / "track.wav", "--index", "discord_0")
     assert "200 triplets" in rfcx("generate-triplets", forest, table, place / "t.parquet", "--samples", "2e2", "--seconds", 0.5)
-    assert "take 0.02 GB" in rfcx("extract-triplets", forest, place / "t.parquet", place / "shards", "--seconds", 0.5)
+    assert "take 0.02 GB" in rfcx("extract-triplets", forest, place / "t.parquet", place / "shards")
     small = ["--trunk", "tilenet", "--dim", 8, "--batch-size", 2, "--batches", 2, "--rounds", 1, "--precision", "32-true"]
     rfcx("embed", "fit", forest, place / "shards", place / "embed", *small)
     model, points = place / "embed/model.pt", place / "points.parquet"
@@ -157,19 +159,27 @@ def test_command_line(place, capsys):
     assert rfcx("nocall", "cv", points, forest, *gate, "--folds", 2).startswith("AUC ")
     rfcx("nocall", "fit", points, forest, place / "gate.txt", *gate)
     assert "85 windows" in rfcx("nocall", "predict", points, place / "gate.txt", place / "calls.parquet")
+    pd.read_csv(forest / "sample_submission.csv").to_csv(place / "asked.csv", index=False)
+    assert "3 rows" in rfcx("nocall", "gate", place / "asked.csv", place / "calls.parquet", place / "gated.csv")
     assert "clips of" in rfcx("classify", "prepare-dataset", forest, table, place / "clips", "--num-per-class", 3, "--seconds", 2)
     for flags in ([], ["--refs", place / "refs"]):
         rfcx("classify", "train", points, forest, place / "species", *flags)
-        rfcx("classify", "predict", points, forest, place / "species", place / "submission.csv", "--calls", place / "calls.parquet", *flags)
+        rfcx("classify", "predict", points, forest, place / "species", place / "submission.csv", "--calls", place / "calls.parquet")
         made = pd.read_csv(place / "submission.csv")
         assert len(made) == 85 and made.row_id[0].endswith("_2") and made.iloc[:, 1:].to_numpy().max() <= 1
     box = pd.read_csv(forest / "train_tp.csv").iloc[0]
     call = [forest / f"train/{box.recording_id}.flac", box.t_min, box.t_max]
-    rfcx("search", forest, *call, "--out", place / "found.csv")
-    assert pd.read_csv(place / "found.csv").recording_id[0] == box.recording_id  # the call itself
-    assert "places in" in rfcx("search", forest, *call, "--out", place / "near.csv", "--model", model)
+    rfcx("search", forest, *call, "--out", place / "found.csv", "--f-min", 1000)
+    found = pd.read_csv(place / "found.csv")
+    assert found.recording_id[0] == box.recording_id and (found.f_min == 1000).all() and (found.f_max > 0).all()  # the call itself
+    for flags in ([], ["--points", points]):
+        assert "places in" in rfcx("search", forest, *call, "--out", place / "near.csv", "--model", model, *flags)
+    assert pd.read_csv(place / "near.csv").recording_id[0] == box.recording_id
+    assert "places in" in rfcx("search", forest, *call, "--out", place / "mine.csv", "--species", box.species_id)
     assert "candidates in" in rfcx("candidates", forest, place / "new.csv", "--least", 0.4)
-    assert set(pd.read_csv(place / "new.csv").source) <= {"motif"}
+    for name in ("mine.csv", "new.csv"):
+        rows = pd.read_csv(place / name)
+        assert set(rows.source) <= {"motif"} and len(read_candidates(place / name, read_corpus(forest))) == len(rows)
 
 
 def test_interrupted_training_goes_on(place):
@@ -177,8 +187,8 @@ def test_interrupted_training_goes_on(place):
     from rfcx_kit.motif.triplets import LiveTiles, TripletConfig, generate_triplets
     from rfcx_kit.sound.mel import MelConfig
 
-    corpus, cut = read_corpus(place / "forest"), TripletConfig(seconds=0.5)
-    tiles = LiveTiles(generate_triplets(pd.read_parquet(place / "out/motifs.parquet"), corpus, 40, cut), corpus.recordings, cut)
+    corpus = read_corpus(place / "forest")
+    tiles = LiveTiles(generate_triplets(pd.read_parquet(place / "out/motifs.parquet"), corpus, 40, TripletConfig(seconds=0.5)), corpus.recordings)
     config = embed.EmbedConfig("tilenet", 4, batch_size=2, batches=2, rounds=2, precision="32-true", mel=MelConfig(n_mels=16, hop_length=2048))
     whole = embed.load_embedding(embed.fit(place / "whole", tiles, config))
 
@@ -192,7 +202,7 @@ def test_interrupted_training_goes_on(place):
             return super().__getitem__(i)
 
     with pytest.raises(KeyboardInterrupt):
-        embed.fit(place / "stopped", Stopped(tiles.triplets, corpus.recordings, cut), config)
+        embed.fit(place / "stopped", Stopped(tiles.triplets, corpus.recordings), config)
     assert (place / "stopped/last.ckpt").exists() and not (place / "stopped/model.pt").exists()
     embed.load_embedding(place / "stopped/interrupted.pt")
     again = embed.load_embedding(embed.fit(place / "stopped", tiles, config))
@@ -225,7 +235,7 @@ def test_mistakes_are_one_sentence(place, capsys):
 @pytest.mark.parametrize("seconds", [7.0, 7.03, 6.999])
 def test_any_length_is_heard(seconds, tmp_path):
     "Also where the last frame is not whole."
-    from rfcx_kit.motif.mine import cut_query
+    from rfcx_kit.motif.search import cut_query
     from rfcx_kit.motif.profile import recording_features
     from rfcx_kit.sound.audio import write_audio
 
@@ -243,13 +253,13 @@ def test_other_tiles_replace_old_shards(place, tmp_path):
     from rfcx_kit.motif.triplets import LiveTiles, TripletConfig, extract_triplets, generate_triplets
 
     corpus, motifs = read_corpus(place / "forest"), pd.read_parquet(place / "out/motifs.parquet")
-    many, few = (generate_triplets(motifs, corpus, n, TripletConfig(seconds=0.5)) for n in (12, 5))
-    extract_triplets(many, corpus.recordings, tmp_path / "shards", TripletConfig(seconds=0.5), shard=4)
-    made = extract_triplets(few, corpus.recordings, tmp_path / "shards", TripletConfig(seconds=0.25), shard=4)
+    many, few = (generate_triplets(motifs, corpus, n, TripletConfig(seconds)) for n, seconds in ((12, 0.5), (5, 0.25)))
+    extract_triplets(many, corpus.recordings, tmp_path / "shards", shard=4)
+    made = extract_triplets(few, corpus.recordings, tmp_path / "shards", shard=4)
     assert len(made) == 5 and made[4].shape == (3, 8000)
     embed._claim(tmp_path / "run", made, embed.EmbedConfig(), None)
     with pytest.raises(ValueError, match="samples of a tile"):
-        embed._claim(tmp_path / "run", LiveTiles(few, corpus.recordings, TripletConfig(seconds=0.5)), embed.EmbedConfig(), None)
+        embed._claim(tmp_path / "run", LiveTiles(few.assign(seconds=0.5), corpus.recordings), embed.EmbedConfig(), None)
 
 
 def test_what_is_unknown_is_no_silence(place, tmp_path):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BEATS', 'SHAPES', 'EmbedConfig', 'TileNet', 'band_statistics', 'cepstra', 'shape_statistics', 'Tile2Vec',
            'triplet_loss', 'LitTile2Vec', 'new_network', 'fit', 'find_lr', 'find_batch_size', 'save_embedding',
-           'load_embedding', 'summary', 'window_starts', 'embed_wave', 'transform', 'search_points', 'flat', 'plot_map',
-           'map_page', 'nearest_accuracy']
+           'load_embedding', 'summary', 'window_starts', 'embed_recording', 'transform', 'flat', 'plot_map', 'map_page',
+           'nearest_accuracy']
 
 # %% ../../nbs/motif/43_embed.ipynb #f5ed2586
 from dataclasses import asdict, dataclass, field, replace
@@ -24,10 +24,9 @@ from torch.utils.data import DataLoader
 
 from ..journal import Journal, fingerprint, whole
 from ..model.trunk import trunk # before lightning: it lets torchvision import everywhere
-from .profile import best_places
 from .triplets import TripletDataset
 from ..problems import Problems, SoundProblem, extra
-from ..sound.audio import read_audio
+from ..sound.audio import QUIETEST, check_wave, read_audio
 from ..sound.mel import LogMel, MelConfig, standardise
 from ..sound.store import Built, alone, build_files, file_name, sound_mark
 from ..stages.checkpoint import best_precision
@@ -306,6 +305,7 @@ def _claim(folder: Path, tiles, config: EmbedConfig, checkpoint):
 
 def _start(config: EmbedConfig, checkpoint) -> Tile2Vec:
     "The weights of another network of the same shape."
+    if not Path(checkpoint).is_file(): raise FileNotFoundError(f"{checkpoint}: no such model to start from")
     model, old = Tile2Vec(config), load_embedding(checkpoint)
     try: model.load_state_dict(old.state_dict())
     except RuntimeError as error: raise ValueError(f"{checkpoint} is another network ({old.config.trunk}, dim {old.config.dim}, norm {old.config.norm}): {str(error)[:200]}") from None
@@ -333,7 +333,7 @@ def find_batch_size(
 ) -> int:
     "The largest batch that fits into memory, by doubling."
     lit = LitTile2Vec(Tile2Vec(config), tiles, replace(config, batches=2))
-    trials = max(1, int(np.log2(most / 2)))
+    trials = max(1, int(np.log2(most / 2)) + 1)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         _quiet()
         trainer = L.Trainer(max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, limit_val_batches=0, precision=_precision(lit.model, tiles, config.precision))
@@ -386,19 +386,27 @@ def window_starts(
     n = 1 + max(0, int(np.floor((seconds - window / 2) / hop + 1e-9)))
     return np.arange(n) * hop
 
-def embed_wave(
+def embed_recording(
     model: Tile2Vec,
-    wave: np.ndarray, # float32 [samples] at the model's rate
+    path: str | Path, # a sound file of any length
     window: float, # s
     hop: float, # s
-    batch_size: int = 64,
+    batch_size: int = 64, # windows that are read at once
 ) -> tuple[np.ndarray, np.ndarray]: # starts [windows] s; points float32 [windows, dim]
-    "The windows of a recording as points."
-    rate = model.config.mel.sample_rate
-    starts, n = window_starts(len(wave) / rate, window, hop), round(window * rate)
-    padded = np.pad(wave, (0, n))
-    parts = [np.stack([padded[round(s * rate):][:n] for s in starts[i:i + batch_size]]) for i in range(0, len(starts), batch_size)]
-    with torch.inference_mode(): return starts, np.concatenate([model(torch.from_numpy(p)).numpy() for p in parts])
+    "The windows of a recording as points; raises `SoundProblem` for what is not sound."
+    rate, starts, points, still = model.config.mel.sample_rate, [], [], True
+    n, more = round(window * rate), True
+    while more:
+        first = len(starts) * hop
+        wave = read_audio(path, rate, first, batch_size * hop + window)
+        still = still and np.ptp(wave) <= QUIETEST
+        own = window_starts(len(wave) / rate, window, hop)
+        more, padded = len(own) > batch_size, np.pad(wave, (0, n))
+        batch = np.stack([padded[round(s * rate):][:n] for s in own[:batch_size]])
+        with torch.inference_mode(): points.append(model(torch.from_numpy(batch)).numpy())
+        starts += list(first + own[:batch_size])
+    if still: check_wave(wave, rate, path) # all of it is silent
+    return np.array(starts), np.concatenate(points)
 
 # %% ../../nbs/motif/43_embed.ipynb #90fb2765
 def transform(
@@ -420,7 +428,7 @@ def transform(
         raise ValueError(f"{out} holds points of another model, other windows or other recordings: take another name, or delete it")
     folder = Path(f"{out}.journal") / mark
     def make(sound, file):
-        starts, points = embed_wave(model.eval(), read_audio(sound, model.config.mel.sample_rate), window, hop)
+        starts, points = embed_recording(model.eval(), sound, window, hop)
         with whole(file) as tmp: np.savez(tmp, starts=starts, points=points)
     place = lambda r: folder / f"{file_name(r)}.npz"
     with alone(folder): build_files(recordings, place, make, Journal(folder / "sources.jsonl", mark), workers, problems, "embeddings")
@@ -446,30 +454,6 @@ def _assemble(out: Path, files, window: float, whose: str):
             writer.write_table(table)
             batch = []
         writer.close()
-
-# %% ../../nbs/motif/43_embed.ipynb #9f0e3d6b
-def search_points(
-    model: Tile2Vec,
-    path: str | Path, # the sound file that holds the call
-    t_min: float, # s
-    t_max: float, # s; beyond the end: the end
-    recordings: pd.DataFrame, # of a corpus: where to look
-    k: int = 3, # matches of a recording, at most
-    least: float = 0.5, # the lowest score that counts, a cosine
-    problems: Problems | None = None, # where bad sound is reported
-) -> pd.DataFrame: # recording_id, t_min, t_max (s), score; highest first
-    "Where in a corpus something lies near the call."
-    problems, rate, rows = Problems() if problems is None else problems, model.config.mel.sample_rate, []
-    call = read_audio(path, rate, t_min, t_max - t_min)
-    length = len(call) / rate
-    call = embed_wave(model, call, length, length)[1][0]
-    for recording_id, file in recordings.path[recordings.path != ""].items():
-        try: starts, points = embed_wave(model, read_audio(file, rate), length, length / 2)
-        except SoundProblem as e: problems.add(e.problem); continue
-        score = points @ call / (np.linalg.norm(points, axis=1) * np.linalg.norm(call) + 1e-12)
-        for i in best_places(-score, k, 2): rows.append((recording_id, starts[i], starts[i] + length, float(score[i])))
-    table = pd.DataFrame(rows, columns=["recording_id", "t_min", "t_max", "score"])
-    return table[table.score >= least].sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
 # %% ../../nbs/motif/43_embed.ipynb #0df7cb3f
 def flat(

@@ -33,11 +33,11 @@ class TripletConfig:
     shift: float = 0.5 # s, the most by which a tile is moved in time
     balance: bool = True # every species as often as any other; False: every motif as often as any other
     valid: float = 0.2 # share of the recording groups that is kept for validation
-    sample_rate: int = 32_000 # Hz
 
 def _labelled(table: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
     "Motifs with the label that makes them neighbours, and the middle of both ends, s."
     rows = table[table.kind == "motif"]
+    if not len(rows): raise ValueError("there is no motif to draw from: mine more recordings")
     group = corpus.recordings.group.loc[rows.recording_id].to_numpy()
     label = np.where(rows.species_id >= 0, "species " + rows.species_id.astype(str), "group " + pd.Series(group, rows.index).astype(str))
     return rows.assign(label=label, group=group, t=(rows.t_min + rows.t_max) / 2, other_t=(rows.other_t_min + rows.other_t_max) / 2).reset_index(drop=True)
@@ -63,7 +63,7 @@ class _Half:
         row = self.rows.iloc[i]
         others = self.of[row.label][self.of[row.label] != i]
         if kind == "self": return row.recording_id, row.t
-        if not len(others): return row.recording_id, row.other_t # its nearest by the profile
+        if not len(others): return (row.other_id, row.other_t) if row.other_id in self.recordings else (row.recording_id, row.t) # its nearest by the profile, on this side of the split
         other = self.rows.iloc[int(rng.choice(others))]
         return other.recording_id, other.t
 
@@ -95,9 +95,10 @@ def generate_triplets(
     samples: int, # triplets in all
     config: TripletConfig = TripletConfig(),
     seed: int = 0,
-) -> pd.DataFrame: # anchor_id, anchor_t, neighbour_id, ..., distant_t (s, middle of a tile), near, far, label, valid
+) -> pd.DataFrame: # anchor_id, anchor_t, neighbour_id, ..., distant_t (s, middle of a tile), near, far, label, valid, seconds (of a tile)
     "Triplets in the four partitions, equally often; none crosses the split into training and validation."
     if samples < 1: raise ValueError(f"samples={samples}: ask for one triplet or more")
+    if not 0 < config.seconds: raise ValueError(f"seconds={config.seconds:g}: a tile has a length")
     if not 0 <= config.valid < 1: raise ValueError(f"valid={config.valid}: it is the share kept for validation, at least 0 and below 1")
     rows, rng = _labelled(table, corpus), np.random.default_rng([seed, 1])
     kept = split_groups(rows.group, config.valid, seed)
@@ -110,7 +111,7 @@ def generate_triplets(
         places = [(half.rows.recording_id[i], half.rows.t[i]), half.near(i, near, rng), half.far(i, far, rng)]
         moved = [t + (rng.uniform(-config.shift, config.shift) if role else 0.0) for role, (_, t) in enumerate(places)]
         made.append(dict(zip([f"{role}_{what}" for role in ROLES for what in ("id", "t")], [x for (r, _), t in zip(places, moved) for x in (r, t)]),
-                         near=near, far=far, label=half.rows.label[i], valid=valid))
+                         near=near, far=far, label=half.rows.label[i], valid=valid, seconds=config.seconds))
     return pd.DataFrame(made).iloc[rng.permutation(samples)].reset_index(drop=True)
 
 # %% ../../nbs/motif/42_triplets.ipynb #203fdb2c
@@ -127,45 +128,50 @@ def cut_tile(
     wave = read_audio(path, sample_rate, start, seconds)
     return np.pad(wave[:n], (0, max(0, n - len(wave)))) # rounding may read a sample more
 
+def _tile_seconds(triplets: pd.DataFrame) -> float:
+    told = set(triplets.seconds) if "seconds" in triplets else set()
+    if len(told) != 1: raise ValueError("the triplets do not say how long a tile is (one number in the column seconds): make them with `rfcx motif generate-triplets`")
+    return float(told.pop())
+
 class LiveTiles:
     "Triplets cut from the recordings as they are asked for."
     def __init__(self,
         triplets: pd.DataFrame, # of `generate_triplets`
         recordings: pd.DataFrame, # of the corpus
-        config: TripletConfig = TripletConfig(),
+        sample_rate: int = 32_000, # Hz
     ):
-        self.triplets, self.config = triplets.reset_index(drop=True), config
+        self.triplets, self.sample_rate, self.seconds = triplets.reset_index(drop=True), sample_rate, _tile_seconds(triplets)
         ids = triplets[[f"{r}_id" for r in ROLES]].to_numpy().ravel()
         if lost := set(ids) - set(recordings.index[recordings.path != ""]): raise ValueError(f"{len(lost)} recordings of the triplets have no sound here: {', '.join(sorted(lost)[:5])}")
         self.places = recordings.loc[sorted(set(ids)), ["path", "seconds"]].to_dict("index")
-        self.samples = round(config.seconds * config.sample_rate) # of a tile
+        self.samples = round(self.seconds * sample_rate) # of a tile
 
     def __len__(self) -> int: return len(self.triplets)
 
     def __getitem__(self, i: int) -> np.ndarray: # float32 [3, samples]
-        row, c = self.triplets.iloc[i], self.config
+        row = self.triplets.iloc[i]
         where = [(self.places[row[f"{r}_id"]], row[f"{r}_t"]) for r in ROLES]
-        return np.stack([cut_tile(p["path"], t, c.seconds, p["seconds"], c.sample_rate) for p, t in where])
+        return np.stack([cut_tile(p["path"], t, self.seconds, p["seconds"], self.sample_rate) for p, t in where])
 
 def shard_bytes(
-    n: int, # triplets
-    config: TripletConfig,
+    triplets: pd.DataFrame, # of `generate_triplets`
+    sample_rate: int = 32_000, # Hz
 ) -> int:
-    "What so many triplets take on disk."
-    return n * 3 * round(config.seconds * config.sample_rate) * 2
+    "What the tiles of triplets take on disk."
+    return len(triplets) * 3 * round(_tile_seconds(triplets) * sample_rate) * 2
 
 # %% ../../nbs/motif/42_triplets.ipynb #edf6b8fc
 def extract_triplets(
     triplets: pd.DataFrame,
     recordings: pd.DataFrame, # of the corpus
     out: str | Path, # gets shard-*.npy, int16 [triplets, 3, samples], and triplets.parquet
-    config: TripletConfig = TripletConfig(),
+    sample_rate: int = 32_000, # Hz
     shard: int = 512, # triplets in a file
 ) -> "ShardedTiles":
     "Cut all triplets now; a call that was stopped goes on with the next shard."
-    out, live = Path(out), LiveTiles(triplets, recordings, config)
+    out, live = Path(out), LiveTiles(triplets, recordings, sample_rate)
     out.mkdir(parents=True, exist_ok=True)
-    journal = Journal(out / "shards.jsonl", fingerprint(config, shard, int(pd.util.hash_pandas_object(triplets).sum())))
+    journal = Journal(out / "shards.jsonl", fingerprint(sample_rate, shard, int(pd.util.hash_pandas_object(triplets).sum())))
     for old in out.glob("shard-*.npy"):
         if old.name not in journal: old.unlink() # of other triplets or tiles
     with whole(out / "triplets.parquet") as tmp: triplets.to_parquet(tmp)
