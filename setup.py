@@ -1,4 +1,4 @@
-"Packaging, from settings.ini: `pip install rfcx_kit`, `rfcx_kit[train]`, `[motif]`, `[map]`, `[kaggle]`, `[dev]`."
+"Packaging, from settings.ini: `pip install rfcx_kit`, `rfcx_kit[train]`, `[motif]`, `[map]`, `[dask]`, `[kaggle]`, `[dev]`."
 from configparser import ConfigParser
 from pathlib import Path
 

@@ -275,3 +275,80 @@ def test_what_is_unknown_is_no_silence(place, tmp_path):
 def test_silence_is_no_motif():
     made = matrix_profile(np.full((12, 300), np.nan), 50)
     assert motifs(made).empty and (made.index == -1).all()
+
+
+def test_stumpy_on_dask(place, tmp_path):
+    "Its distributed form gives the same profile, and the command takes it."
+    distributed = pytest.importorskip("distributed")
+    x = np.random.default_rng(1).normal(size=(3, 150))
+    x[:, 60:70] = np.nan
+    with distributed.Client(processes=False, dashboard_address=None) as client:
+        spread, alone = matrix_profile(x, 12, metric="znorm", client=client), matrix_profile(x, 12, metric="znorm")
+    np.testing.assert_allclose(spread.distance, alone.distance, atol=1e-9)
+    assert np.array_equal(spread.index, alone.index)
+    pd.DataFrame({"path": [str(place / "forest/train/tr00000.flac")]}).to_csv(tmp_path / "one.csv", index=False)
+    flags = ["--feature", "mel", "--mp-window", "10", "--metric", "znorm"]
+    for out, more in (("alone", []), ("spread", ["--dask", "local"])):
+        assert main(["motif", "extract", str(tmp_path / "one.csv"), str(tmp_path / out), *flags, *more]) == 0
+    made = [ProfileStore.open(tmp_path / out).read("tr00000") for out in ("alone", "spread")]
+    np.testing.assert_allclose(made[0]["motif"], made[1]["motif"], atol=1e-9)
+    assert len(made[0]["motif"])
+
+
+def test_map_by_umap():
+    pytest.importorskip("umap")
+    from rfcx_kit.motif.embed import flat
+
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(size=(20, 8)), 50 + rng.normal(size=(20, 8))])
+    plane = flat(points, "umap")
+    assert plane.shape == (40, 2) and np.array_equal(plane, flat(points, "umap"))
+    near = np.linalg.norm(plane[:20] - plane[:20].mean(0), axis=1).max()
+    assert np.linalg.norm(plane[:20].mean(0) - plane[20:].mean(0)) > 2 * near  # two clouds stay two
+
+
+def test_across_recordings(place, capsys):
+    "Motifs that two recordings share, their neighbours, and the best of all; one folder with two settings says which there are."
+    def rfcx(*args):
+        assert main(["motif", *map(str, args)]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    forest, out = place / "forest", place / "across"
+    for flags in (FLAGS, [*FLAGS, "--across"]):
+        said = rfcx("extract", forest, out, *flags)
+        assert "17 made" in said
+    folder = said.split(":")[0]
+    assert main(["motif", "consolidate", str(forest), str(out)]) == 1
+    error = capsys.readouterr().err
+    assert "2 settings" in error and f"{folder} (mel, shared, window 10 at 10 a second, across recordings)" in error
+    rfcx("consolidate", forest, folder)
+    table = pd.read_parquet(f"{folder}/motifs.parquet")
+    assert (table.recording_id != table.other_id).all() and table.attrs["config"]["metric"] == "shared"
+    assert "neighbours of 34 motifs and discords" in rfcx("neighbours", forest, f"{folder}/motifs.parquet", place / "near.csv", "--k", 2, "--elsewhere")
+    near = pd.read_csv(place / "near.csv").groupby("motif").first()
+    motif = table[(table.kind == "motif") & (table["rank"] == 0)]
+    closest = near.loc[motif.index]
+    elsewhere = closest.recording_id != motif.recording_id  # or its own recording holds a nearer one
+    assert elsewhere.any() and np.allclose(closest.distance[elsewhere], motif.distance[elsewhere], rtol=1e-3)
+    assert "6 clips" in rfcx("extract-top", forest, f"{folder}/motifs.parquet", place / "overall", "--overall", 3)
+    assert "200 triplets" in rfcx("generate-triplets", forest, f"{folder}/motifs.parquet", place / "t2.parquet", "--samples", 200)
+
+
+def test_a_gate_remembers_what_it_learnt(place, capsys, tmp_path):
+    from rfcx_kit.motif.nocall import NocallConfig, fit
+
+    corpus, rng = read_corpus(place / "forest"), np.random.default_rng(0)
+    ids = list(corpus.train.recordings.index)
+    windows = pd.DataFrame(dict(recording_id=np.repeat(ids, 20), t_min=np.tile(np.arange(20) / 2, len(ids))))
+    windows = windows.assign(t_max=windows.t_min + 0.5, e0=rng.normal(size=len(windows)), e1=rng.normal(size=len(windows)))
+    windows.to_parquet(tmp_path / "points.parquet")
+    learnt = windows[windows.recording_id.isin(ids[:10])]
+    fit(learnt, learnt.e0 > 0, learnt.recording_id.to_numpy(), tmp_path / "gate.txt", NocallConfig(rounds=5))
+    ask = lambda half, truth: main(["motif", "nocall", "predict", str(tmp_path / "points.parquet"), str(tmp_path / "gate.txt"), str(tmp_path / "calls.csv"),
+                                    "--corpus", str(place / "forest"), "--truth", str(place / f"forest/truth_{truth}.csv"), "--half", half])
+    assert ask("train", "train") == 0 and f"on {len(ids) - 10} recordings that the gate did not learn from" in capsys.readouterr().out
+    assert ask("all", "train") == 1 and "tells no call of the test half" in capsys.readouterr().err
+    windows[windows.recording_id.isin(ids[:10])].to_parquet(tmp_path / "points.parquet")
+    assert ask("train", "train") == 1 and "learnt from all 10 recordings" in capsys.readouterr().err
+    windows.rename(columns={"e1": "e2"}).to_parquet(tmp_path / "points.parquet")
+    assert ask("train", "train") == 1 and "lacks 1 of them (e1)" in capsys.readouterr().err

@@ -47,16 +47,24 @@ def extract(
     top: int = 3, # motifs and discords of a recording
     across: bool = False, # compare every recording with all others, not with itself: motifs that two share, discords that no other holds
     workers: int = 2, # threads
+    dask: str | None = None, # with znorm: the address of a Dask scheduler, or "local"
     on_problem: Literal["skip", "stop"] = "skip", # at a file that cannot be read
 ):
     "Matrix profiles, motifs and discords of every recording."
+    from contextlib import nullcontext
     from rfcx_kit.motif.mine import ProfileStore
     from rfcx_kit.motif.profile import MotifConfig
     from rfcx_kit.problems import Problems
     problems, recordings = Problems(on_problem), _corpus(corpus).recordings
     store = ProfileStore(out, MotifConfig(feature, cens_sr, mp_window, metric, top), recordings if across else None)
-    built = store.build(recordings, workers, problems)
+    if dask and metric != "znorm": raise ValueError("--dask distributes stumpy's profile: it goes with --metric znorm")
+    with _client(dask) if dask else nullcontext() as client: built = store.build(recordings, workers, problems, client)
     _end(problems, store.folder, f"{store.folder}: {built}")
+
+def _client(address):
+    from rfcx_kit.problems import extra
+    distributed = extra("distributed", "dask")
+    return distributed.Client(processes=False, dashboard_address=None) if address == "local" else distributed.Client(address)
 
 def consolidate(
     corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
@@ -520,13 +528,14 @@ def measure_search(
     half: Literal["train", "test"] = "train", # that is searched, for clips of the other half
     most: int = 240, # recordings
     seed: int = 0, # another seed, other clips
+    model: str | None = None, # an embedding (model.pt) to search by as well
     out: str | None = None, # also write the table there, as CSV
 ):
     "How often a search by one clip is right."
     from rfcx_kit.labels.corpus import read_truth
     from rfcx_kit.motif.measure import measure_search as measure
     own, names = _corpus(corpus, half, duplicates="drop"), (Path(corpus) / "species.txt").read_text().split()
-    _show(measure(clips, own, read_truth(Path(corpus) / f"truth_{half}.csv", own.n_species), names, most=most, seed=seed), out)
+    _show(measure(clips, own, read_truth(Path(corpus) / f"truth_{half}.csv", own.n_species), names, most=most, seed=seed, model=model), out)
 
 def measure_candidates(
     corpus: str, # of which truth_train.csv tells every call

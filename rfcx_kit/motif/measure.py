@@ -26,7 +26,7 @@ from ..labels.corpus import Corpus, annotation_table, read_corpus, read_truth, r
 from . import classify, nocall
 from .embed import EmbedConfig, Tile2Vec, fit, load_embedding, nearest_accuracy, new_network, save_embedding, transform
 from .profile import MotifConfig, above_floor, best_places, distance_profile, features, matrix_profile, motifs, recording_features, window_sums, within_peak
-from .search import SEARCH, candidates, clip_query, search
+from .search import SEARCH, candidates, clip_query, nearest_windows, search
 from .triplets import TripletConfig, cut_tile, extract_triplets, generate_triplets
 from ..sound.audio import read_audio, write_audio
 from ..sound.mel import LogMel, MelConfig
@@ -332,6 +332,7 @@ def measure_search(
     clips: int = 4, # of a species
     most: int = 240, # recordings
     seed: int = 0, # another seed, other clips
+    model: str | Path | None = None, # an embedding, model.pt, to search by as well
 ) -> pd.DataFrame: # how; first, ten: shares of the best place, and of the ten best, that are right, mean over species
     "How often a search is right."
     with tempfile.TemporaryDirectory() as place:
@@ -348,8 +349,15 @@ def measure_search(
             found = search(clip_query(wave, config, floor), here, 1, -1.0, config, cache=cache)[:10]
             right.setdefault(species, []).append(_right(found, calls, names.index(species)))
         rows.append(dict(how=how, **_shares(right)))
+    if model: rows.append(dict(how="embedding, windows of a second", **_shares(_by_points(load_embedding(model), here, own.species.name[table.species_id], sound, calls, names))))
     right = {s: [_right(_anywhere(here, 10, rng), calls, names.index(s)) for _ in range(20)] for s in own.species.name}
     return pd.DataFrame([*rows, dict(how="anywhere", **_shares(right))])
+
+def _by_points(model, recordings, species, sound, calls, names) -> dict:
+    with tempfile.TemporaryDirectory() as place: points = pd.read_parquet(transform(model, recordings, Path(place) / "points.parquet", 1.0, 0.5))
+    right = {}
+    for s, call in zip(species, _points(model, sound)): right.setdefault(s, []).append(_right(nearest_windows(call, points, 1, -1.0)[:10], calls, names.index(s)))
+    return right
 
 def _right(found, calls, k) -> np.ndarray:
     "Which rows touch a call of species k."

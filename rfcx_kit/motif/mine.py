@@ -29,11 +29,12 @@ def mine(
     x: np.ndarray, # features [dimensions, frames]
     config: MotifConfig,
     others: EndToEnd | None = None, # other recordings, to compare with; None: the recording itself
+    client=None, # a Dask client, for znorm
 ) -> dict[str, np.ndarray]: # distance, index [windows]; motif, discord [k, 3]: i, j, distance; with others also other [windows], motif_other, discord_other [k]: recording ids
     "The profile of a recording, its motifs and its discords."
     if x.shape[1] < config.mp_window: # no window at all
         profile = Profile(np.empty(0), np.empty(0, int), config.mp_window)
-    else: profile = matrix_profile(x, config.mp_window, metric=config.metric) if others is None else join(x, others, config.mp_window, config.metric)
+    else: profile = matrix_profile(x, config.mp_window, metric=config.metric, client=client) if others is None else join(x, others, config.mp_window, config.metric)
     if others is None: return dict(distance=profile.distance, index=profile.index, **_extremes(profile, config.top))
     name, at = others.where(profile.index)
     beyond = x.shape[1] + config.mp_window # places in others are no places in x
@@ -87,9 +88,10 @@ class ProfileStore:
         recordings: pd.DataFrame, # a corpus' recordings: index recording_id, column path
         workers: int = 2, # threads; 0: none but the caller's
         problems: Problems | None = None, # where bad sound is reported
+        client=None, # a Dask client, for znorm
     ) -> Built:
         "Make the profiles that are not there yet."
-        find = self._alone if self.across is None else self._beside_others(recordings, workers)
+        find = self._alone(client) if self.across is None else self._beside_others(recordings, workers)
         def make(sound, file):
             found = find(sound)
             with whole(file) as tmp: np.savez(tmp, **found)
@@ -98,7 +100,7 @@ class ProfileStore:
             with whole(self.folder / "config.json") as tmp: tmp.write_text(json.dumps(about, indent=1) + "\n")
             return build_files(recordings, self.path, make, Journal(self.folder / "sources.jsonl", self.mark), workers, problems, "profiles")
 
-    def _alone(self, sound): return mine(recording_features(sound, self.config), self.config)
+    def _alone(self, client): return lambda sound: mine(recording_features(sound, self.config), self.config, client=client)
 
     def _beside_others(self, recordings, workers):
         "A function that compares a recording with all others; the features of all are kept in memory (an hour of mel: 14 MB)."
