@@ -66,6 +66,7 @@ def _client(address):
     distributed = extra("distributed", "dask")
     return distributed.Client(processes=False, dashboard_address=None) if address == "local" else distributed.Client(address)
 
+# %% ../../nbs/motif/48_commands.ipynb #c0a1d1e5c
 def consolidate(
     corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     profiles: str, # the folder of `extract`, or, where it was called with several settings, one of its profile-... folders; gets motifs.parquet
@@ -108,6 +109,7 @@ def extract_top(
     from rfcx_kit.motif.mine import best_overall
     _clips(corpus, motifs, out, lambda t: best_overall(t, overall) if overall else t[t["rank"] < top])
 
+# %% ../../nbs/motif/48_commands.ipynb #c0a1d1e6c
 def sample(
     corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     motifs: str, # motifs.parquet
@@ -163,6 +165,7 @@ def neighbours(
     _write(found, out)
     _end(problems, out, f"{out}: {len(found)} neighbours of {found.motif.nunique()} motifs and discords")
 
+# %% ../../nbs/motif/48_commands.ipynb #c0a1d1e1c
 def search(
     corpus: str, # where to look: a folder in the RFCX or BirdCLEF layout, or a manifest
     file: str, # the sound file that holds the call; a clip, or a single note, is the call itself
@@ -204,6 +207,7 @@ def _search_points(model, points, file, t_min, t_max, recordings, k, least, work
         made = transform(embedding, recordings, Path(folder) / "points.parquet", seconds, seconds / 2, workers, problems)
         return search_points(embedding, file, t_min, t_min + seconds, _read(made), k, least)
 
+# %% ../../nbs/motif/48_commands.ipynb #c0a1d1e2c
 def candidates(
     corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
     out: str, # CSV or Parquet: annotations of source "motif"
@@ -521,6 +525,7 @@ def measure_hits(
     own = _corpus(corpus, "train", duplicates="drop")
     _show(measure(own, read_truth(Path(corpus) / "truth_train.csv", own.n_species), most=most, seed=seed, journal=_journal(out)).reset_index(), out)
 
+# %% ../../nbs/motif/48_commands.ipynb #c0a1d1e3c
 def measure_search(
     clips: str, # a folder with a subfolder of clips for each species
     corpus: str, # in the RFCX layout, with truth_train.csv, truth_test.csv, and species.txt that names the species as the folders do
@@ -550,6 +555,7 @@ def measure_candidates(
     own = _corpus(corpus, "train", duplicates="drop")
     _show(measure(own, read_truth(Path(corpus) / "truth_train.csv", own.n_species), elsewhere, seed), out)
 
+# %% ../../nbs/motif/48_commands.ipynb #c0a1d1e4c
 def measure_embedding(
     sound: str, # a folder with a subfolder of clips for each species, or a corpus with truth_test.csv
     folder: str, # for the models; the same command goes on where it was

@@ -353,6 +353,7 @@ def measure_search(
     right = {s: [_right(_anywhere(here, 10, rng), calls, names.index(s)) for _ in range(20)] for s in own.species.name}
     return pd.DataFrame([*rows, dict(how="anywhere", **_shares(right))])
 
+# %% ../../nbs/motif/46_measure.ipynb #5ea7c4c1c
 def _by_points(model, recordings, species, sound, calls, names) -> dict:
     with tempfile.TemporaryDirectory() as place: points = pd.read_parquet(transform(model, recordings, Path(place) / "points.parquet", 1.0, 0.5))
     right = {}
@@ -373,6 +374,7 @@ def _anywhere(recordings, n, rng) -> pd.DataFrame:
 def _shares(right: dict) -> dict:
     return {name: float(np.mean([np.mean([part(r) for r in own]) for own in right.values()])) for name, part in (("first", lambda r: r[0]), ("ten", np.mean))}
 
+# %% ../../nbs/motif/46_measure.ipynb #5ea7c4c2c
 def measure_candidates(
     corpus: Corpus, # the training half
     truth: pd.DataFrame, # of `read_truth`

@@ -105,20 +105,16 @@ class ProfileStore:
     def _beside_others(self, recordings, workers):
         "A function that compares a recording with all others; the features of all are kept in memory (an hour of mel: 14 MB)."
         if len(self.across) < 2: raise ValueError(f"{len(self.across)} recordings with sound: it takes two to compare one with others")
-        heard = {}
         def hear(sound):
-            if sound not in heard: heard[sound] = recording_features(sound, self.config)
-            return heard[sound]
-        def hear_all():
-            with ThreadPoolExecutor(max(1, workers)) as pool: list(pool.map(lambda sound: _or_none(hear, sound), self.across.path))
-            return {i: heard[p] for i, p in self.across.path.items() if p in heard}
-        todo = [i for i in recordings.index if i not in self]
-        all_ = hear_all() if todo else {}
-        return lambda sound: mine(hear(sound), self.config, EndToEnd({i: x for i, x in all_.items() if self.across.path[i] != sound}))
-
-def _or_none(hear, sound):
-    try: return hear(sound)
-    except SoundProblem: return None # reported when its own turn comes
+            try: return recording_features(sound, self.config)
+            except SoundProblem: return None # reported when its own turn comes
+        path = self.across.path if any(i not in self for i in recordings.index) else self.across.path[:0]
+        with ThreadPoolExecutor(max(1, workers)) as pool: heard = {i: x for i, x in zip(path.index, pool.map(hear, path)) if x is not None}
+        features_of = {path[i]: x for i, x in heard.items()}
+        def find(sound):
+            x = features_of[sound] if sound in features_of else recording_features(sound, self.config)
+            return mine(x, self.config, EndToEnd({i: other for i, other in heard.items() if path[i] != sound}))
+        return find
 
 def _said(about: dict) -> str: return f"{about['feature']}, {about['metric']}, window {about['mp_window']} at {about['cens_sr']:g} a second" + (", across recordings" if "across" in about else "")
 
@@ -138,6 +134,7 @@ def species_under(
     found[pairs.row.to_numpy()] = pairs["species_id_box" if "species_id_box" in pairs else "species_id"].to_numpy()
     return found
 
+# %% ../../nbs/motif/41_mine.ipynb #41c0a1c
 def consolidate(
     store: ProfileStore,
     corpus: Corpus,
@@ -146,7 +143,8 @@ def consolidate(
     "All motifs and discords of a corpus, as one table."
     c, ids = store.config, [i for i in corpus.recordings.index if i in store]
     if not ids: raise ValueError(f"{store.folder} holds no profile of this corpus: run `rfcx motif extract` first")
-    with ThreadPoolExecutor(workers) as pool: table = pd.concat(pool.map(lambda i: _rows(store, i), ids), ignore_index=True)
+    wanted = [name for kind in KINDS for name in (kind, f"{kind}_other")]
+    with ThreadPoolExecutor(max(1, workers)) as pool: table = _rows(ids, list(pool.map(lambda i: store.read(i, wanted), ids)))
     table = table.assign(t_min=table.i / c.rate, t_max=table.i / c.rate + c.seconds, other_t_min=table.j / c.rate, other_t_max=table.j / c.rate + c.seconds)
     table["species_id"] = species_under(corpus.annotations, table)
     table["species_id"] = table.species_id.where(table.species_id >= 0, species_under(corpus.annotations, other_ends(table)))
@@ -155,12 +153,13 @@ def consolidate(
     made.attrs["config"] = asdict(c)
     return made
 
-def _rows(store, recording_id) -> pd.DataFrame:
-    found, parts = store.read(recording_id, [name for kind in KINDS for name in (kind, f"{kind}_other")]), []
-    for kind in KINDS:
-        part = pd.DataFrame(found[kind], columns=["i", "j", "distance"])
-        parts.append(part.assign(recording_id=recording_id, kind=kind, rank=range(len(part)), other_id=found.get(f"{kind}_other", recording_id)))
-    return pd.concat(parts, ignore_index=True)
+def _rows(ids, found) -> pd.DataFrame: # i, j, distance, recording_id, kind, rank, other_id
+    "What was found in each recording, kind by kind."
+    each = [(recording_id, kind, own[kind], own.get(f"{kind}_other")) for recording_id, own in zip(ids, found) for kind in KINDS]
+    n = [len(numbers) for _, _, numbers, _ in each]
+    table = pd.DataFrame(np.concatenate([numbers for _, _, numbers, _ in each]), columns=["i", "j", "distance"])
+    return table.assign(recording_id=np.repeat([r for r, *_ in each], n), kind=np.repeat([kind for _, kind, *_ in each], n), rank=np.concatenate([np.arange(k) for k in n]),
+                        other_id=np.concatenate([np.full(k, r) if others is None else others for (r, _, _, others), k in zip(each, n)]))
 
 def other_ends(
     table: pd.DataFrame, # of `consolidate`

@@ -77,6 +77,7 @@ def _within(n: int, reach: float, seconds: float, rate: float) -> np.ndarray:
     first, last = int(np.ceil(reach * rate)), int((seconds - reach) * rate)
     return np.clip(np.arange(n), first, last) if first <= last else np.full(n, min(n - 1, round(seconds * rate / 2)))
 
+# %% ../../nbs/motif/40_profile.ipynb #4a0f0a1c
 def mel_frames(
     wave: np.ndarray, # float32 [samples]
     config: MotifConfig,
@@ -100,6 +101,7 @@ def mel_bands(
     edges = extra("librosa", "train").mel_frequencies(mel.n_mels + 2, fmin=mel.f_min, fmax=mel.f_max)
     return edges[:-2], edges[2:]
 
+# %% ../../nbs/motif/40_profile.ipynb #4a0f0a2c
 def above_floor(
     mel: np.ndarray, # dB [bands, frames]
     margin: float = 3.0, # dB

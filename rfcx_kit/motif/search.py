@@ -60,6 +60,7 @@ def _call(query, what) -> np.ndarray:
     if not len(loud): raise ValueError(f"{what}: there is nothing but silence or background; widen the box")
     return query[:, loud.min(): max(loud.max() + 1, loud.min() + 2)]
 
+# %% ../../nbs/motif/47_search.ipynb #5ea7c4b1c
 def call_band(
     query: np.ndarray, # of `cut_query`, of the feature "mel"
     config: MotifConfig = SEARCH,
@@ -93,6 +94,7 @@ class Heard:
         counts = (self.holes[w:] == self.holes[:-w]) & (power > 1e-6 * self.power[-1] / self.frames)
         return np.where(counts, np.minimum(dot / np.sqrt(np.where(counts, power, 1) * np.square(query).sum()), 1), -np.inf)
 
+# %% ../../nbs/motif/47_search.ipynb #5ea7c4b2c
 def search(
     query: np.ndarray, # of `cut_query`
     recordings: pd.DataFrame, # of a corpus: where to look
@@ -116,6 +118,7 @@ def search(
     columns = ["recording_id", "t_min", "t_max", "f_min", "f_max", "score", "presence"]
     return table.loc[table.score >= least, columns].sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
+# %% ../../nbs/motif/47_search.ipynb #5ea7c4b3c
 def _each(recordings, make, cache, problems, workers):
     "(recording_id, what `make` makes of its path) of every recording that can be read, in order; no more than 64 in memory, unless there is a cache."
     def hear(recording_id):
@@ -238,6 +241,7 @@ def candidates(
     rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return _unspoken(annotation_table(rows), experts)
 
+# %% ../../nbs/motif/47_search.ipynb #5ea7c4b4c
 def as_candidates(
     found: pd.DataFrame, # of `search` or `search_points`
     corpus: Corpus, # that was searched
