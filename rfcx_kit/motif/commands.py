@@ -213,7 +213,7 @@ def candidates(
     out: str, # CSV or Parquet: annotations of source "motif"
     *,
     elsewhere: bool = False, # look for a box in all recordings, not only in its own
-    least: float = 0.84, # the lowest presence: a match stands one deviation above the best of other recordings; .98 is two
+    least: float | None = None, # the lowest presence: .84, one deviation above the best of other recordings; elsewhere .98, two
     weight: float = 0.3, # of a candidate; an expert's label weighs 1
     seed: int = 0, # which other recordings a match is compared with
 ):
