@@ -227,6 +227,13 @@ def test_mistakes_are_one_sentence(place, capsys):
         (["motif", "classify", "predict", str(place / "out/motifs.parquet"), forest, str(place), "x.csv"], "holds no classifier"),
         (["motif", "nocall", "predict", str(place / "out/motifs.parquet"), str(place / "no.txt"), "x.csv"], "no such model"),
         (["motif", "generate-triplets", forest, str(place / "no.parquet"), "x.parquet"], "no such table"),
+        (["motif", "generate-triplets", forest, str(place / "forest/train_tp.csv"), "x.parquet"], "is no table of rfcx motif consolidate"),
+        (["motif", "search", forest, str(place / "forest/train_tp.csv"), "0", "2"], "not a sound file"),
+        (["motif", "search", forest, str(place / "forest/train/tr00000.flac"), "3", "1"], "no stretch of it"),
+        (["motif", "search", forest, str(place / "forest/train/tr00000.flac"), "1", "2", "--points", "p.parquet"], "name it with --model"),
+        (["motif", "extract", forest, str(place / "x"), "--dask", "local"], "--metric znorm"),
+        (["motif", "embed", "fit", forest, forest, str(place / "x")], "holds no triplets"),
+        (["motif", "sample", forest, str(place / "out/motifs.parquet"), str(place / "x"), "--k", "-3"], "one motif or more"),
     ):
         assert main(args) in (1, 2)
         assert said in capsys.readouterr().err, args
@@ -320,7 +327,7 @@ def test_across_recordings(place, capsys):
     folder = said.split(":")[0]
     assert main(["motif", "consolidate", str(forest), str(out)]) == 1
     error = capsys.readouterr().err
-    assert "2 settings" in error and f"{folder} (mel, shared, window 10 at 10 a second, across recordings)" in error
+    assert "2 settings" in error and f"{folder} (mel, shared, window 10 at 10 a second, across 17 recordings)" in error
     rfcx("consolidate", forest, folder)
     table = pd.read_parquet(f"{folder}/motifs.parquet")
     assert (table.recording_id != table.other_id).all() and table.attrs["config"]["metric"] == "shared"
@@ -352,3 +359,85 @@ def test_a_gate_remembers_what_it_learnt(place, capsys, tmp_path):
     assert ask("train", "train") == 1 and "learnt from all 10 recordings" in capsys.readouterr().err
     windows.rename(columns={"e1": "e2"}).to_parquet(tmp_path / "points.parquet")
     assert ask("train", "train") == 1 and "lacks 1 of them (e1)" in capsys.readouterr().err
+
+
+def test_across_a_recording_shorter_than_a_window(place, tmp_path):
+    forest = place / "forest/train"
+    write_audio(tmp_path / "short.wav", read_audio(forest / "tr00000.flac")[: RATE // 2], RATE)
+    (tmp_path / "copy.flac").write_bytes((forest / "tr00001.flac").read_bytes())
+    pd.DataFrame({"path": [*(str(forest / f"tr0000{n}.flac") for n in range(3)), "short.wav", "copy.flac"]}).to_csv(tmp_path / "m.csv", index=False)
+    corpus = read_corpus(tmp_path / "m.csv")
+    store = ProfileStore(tmp_path / "out", MEL, corpus.recordings)
+    assert store.build(corpus.recordings).made == 5 and len(store.read("short")["motif"]) == 0
+    table = consolidate(ProfileStore.open(tmp_path / "out"), corpus)
+    pairs = set(zip(table.recording_id, table.other_id))
+    assert set(table.recording_id) == {"tr00000", "tr00001", "tr00002", "copy"} and not pairs & {("tr00001", "copy"), ("copy", "tr00001")}  # a copy is no other recording
+
+
+def test_a_discord_is_not_what_it_is_unlike(place):
+    from rfcx_kit.motif.mine import species_under
+
+    corpus = read_corpus(place / "forest")
+    table = pd.read_parquet(place / "out/motifs.parquet")
+    discord = table.kind == "discord"
+    assert np.array_equal(table.species_id[discord], species_under(corpus.annotations, table[discord]))
+    assert (table.species_id[~discord].to_numpy() != species_under(corpus.annotations, table[~discord])).any()  # a motif has the species of either end
+
+
+def test_profiles_of_another_sound_are_not_taken(place, tmp_path, capsys):
+    synthesize(tmp_path / "other", train=2, test=1, seconds=10, seed=5)
+    assert main(["motif", "consolidate", str(tmp_path / "other"), str(place / "out")]) == 1
+    assert "holds no profile of this corpus" in capsys.readouterr().err
+
+
+def test_mended_sound_is_noticed(place, tmp_path):
+    from rfcx_kit.motif import embed
+    from rfcx_kit.motif.mine import extract_clips
+    from rfcx_kit.sound.mel import MelConfig
+
+    wave = read_audio(place / "forest/train/tr00000.flac")
+    write_audio(tmp_path / "a.flac", wave, RATE)
+    (tmp_path / "b.flac").write_bytes(b"broken")
+    pd.DataFrame({"path": ["a.flac", "b.flac"]}).to_csv(tmp_path / "m.csv", index=False)
+    recordings = read_corpus(tmp_path / "m.csv").recordings
+    model = embed.Tile2Vec(embed.EmbedConfig(dim=4, mel=MelConfig(n_mels=16, hop_length=2048)))
+    assert set(pd.read_parquet(embed.transform(model, recordings, tmp_path / "p.parquet")).recording_id) == {"a"}
+    rows = pd.DataFrame(dict(recording_id=["a"], t_min=1.0, t_max=2.0))
+    extract_clips(rows, recordings, tmp_path / "clips")
+    write_audio(tmp_path / "b.flac", wave, RATE)
+    with pytest.raises(ValueError, match="a file was changed, or mended"):
+        embed.transform(model, recordings, tmp_path / "p.parquet")
+    write_audio(tmp_path / "a.flac", wave[::-1], RATE)
+    clip = extract_clips(rows, recordings, tmp_path / "clips").path[0]
+    np.testing.assert_allclose(read_audio(tmp_path / "clips" / clip), wave[::-1][RATE : 2 * RATE], atol=1e-4)
+
+
+def test_what_fails_leaves_what_was(tmp_path):
+    from rfcx_kit.motif import classify, nocall
+
+    rng = np.random.default_rng(0)
+    windows = pd.DataFrame(dict(recording_id=np.repeat(list("abcdefghij"), 20), t_min=np.tile(np.arange(20), 10), t_max=np.tile(np.arange(20) + 1, 10), e0=rng.normal(size=200)))
+    nocall.fit(windows, windows.e0 > 0, windows.recording_id.to_numpy(), tmp_path / "gate.txt", nocall.NocallConfig(rounds=3))
+    before = (tmp_path / "gate.txt").read_bytes()
+    one = (windows.recording_id == "a") & (windows.t_min == 0)  # a single call: whatever fold it is in, one of both sides has none
+    with pytest.raises(ValueError, match="same label"):
+        nocall.fit(windows, one, windows.recording_id.to_numpy(), tmp_path / "gate.txt", nocall.NocallConfig(rounds=3))
+    assert (tmp_path / "gate.txt").read_bytes() == before
+    species = np.where(windows.e0 > 0, "x", "y")
+    said = classify.train(windows, species, tmp_path / "species")(windows)
+    with pytest.raises(ValueError, match="1 of 200 rows hold NaN"):
+        classify.train(windows.assign(e0=windows.e0.mask(windows.index == 3)), species, tmp_path / "species", classify.ClassifyConfig("lightgbm"))
+    assert classify.load(tmp_path / "species")(windows).equals(said)
+
+
+def test_rows_of_half_seconds_have_names_of_their_own():
+    from rfcx_kit.motif.classify import submission
+    from rfcx_kit.motif.nocall import gate_predictions
+
+    scores = pd.DataFrame(dict(recording_id="a", t_min=[0.0, 0.5, 1.0], t_max=[2.5, 3.0, 3.5], owl=[0.1, 0.2, 0.3]))
+    rows = submission(scores)
+    assert rows.row_id.tolist() == ["a_2.5", "a_3", "a_3.5"]
+    calls = pd.DataFrame(dict(recording_id=["a"], t_min=[3.2], t_max=[3.5], call=[0.5]))
+    assert gate_predictions(rows, calls, seconds=2.5).owl.tolist() == [0.1, 0.2, 0.15]
+    with pytest.raises(ValueError, match="no column row_id"):
+        submission(scores, sample=pd.DataFrame(dict(recording_id=["a"], owl=[0.0])))

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..journal import fingerprint, whole
 from ..labels.corpus import Corpus
-from .mine import extract_clips
+from .mine import fresh, known_recordings
 from .nocall import WHERE, number_columns, values
 from .triplets import varied
 from .profile import MotifConfig, recording_features, usable, window_sums
@@ -39,6 +39,8 @@ def prepare_dataset(
     problems: Problems | None = None, # where bad sound is reported
 ) -> pd.DataFrame: # of the manifest: path, recording_id, group, species
     "As many clips of every species that has motifs; the first ones as they are, the others augmented."
+    if num_per_class < 1 or limit < 0 or seconds <= 0: raise ValueError(f"num_per_class {num_per_class}, limit {limit}, seconds {seconds:g}: ask for clips, of all motifs (0) or some, of a length")
+    known_recordings(table, corpus.recordings)
     known, rows, problems = table[table.species_id >= 0], [], Problems() if problems is None else problems
     if not len(known): raise ValueError("no motif has a species: label the recordings (or some boxes in them) first")
     rng, out = np.random.default_rng(seed), Path(out)
@@ -50,7 +52,7 @@ def prepare_dataset(
             row = own.iloc[n % len(own)]
             file = out / "clips" / f"{species_id}-{n:05d}-{mark}.flac"
             try:
-                if not file.exists(): write_audio(file, _clip(row, corpus.recordings, seconds, sample_rate, generator(seed, species_id, n) if n >= len(own) else None), sample_rate)
+                if not fresh(file, corpus.recordings.path[row.recording_id]): write_audio(file, _clip(row, corpus.recordings, seconds, sample_rate, generator(seed, species_id, n) if n >= len(own) else None), sample_rate)
             except SoundProblem as e: problems.add(e.problem); continue
             rows.append((f"clips/{file.name}", file.stem, corpus.recordings.group[row.recording_id], name))
     manifest = pd.DataFrame(rows, columns=["path", "recording_id", "group", "species"])
@@ -124,6 +126,7 @@ def with_motif_features(
     references: np.ndarray, # of `reference_set`
 ) -> pd.DataFrame: # the table with r0, r1, ...
     "A table with its windows' likeness to reference motifs beside what it has."
+    known_recordings(table, recordings)
     return pd.concat([table.reset_index(drop=True), motif_features(table, recordings, references).drop(columns=WHERE)], axis=1)
 
 @dataclass
@@ -178,10 +181,11 @@ def train(
     if config.model not in MODELS: raise ValueError(f"model {config.model!r} is not one of {', '.join(MODELS)}")
     columns, out = number_columns(table), Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    for old in ("references.npy", "logistic.npz", "lightgbm.txt"): (out / old).unlink(missing_ok=True) # of a model before
-    if references is not None:
-        with whole(out / "references.npy") as tmp: np.save(tmp, references, allow_pickle=False)
+    if holes := int((~np.isfinite(values(table))).any(1).sum()): raise ValueError(f"{holes} of {len(table)} rows hold NaN or infinite numbers: leave them out, or make the table again")
     MODELS[config.model](values(table), np.searchsorted(names, species), config, out)
+    if references is None: (out / "references.npy").unlink(missing_ok=True) # of a model before
+    else:
+        with whole(out / "references.npy") as tmp: np.save(tmp, references, allow_pickle=False)
     with whole(out / "species.json") as tmp: tmp.write_text(json.dumps(dict(model=config.model, species=[str(n) for n in names], untaught=untaught, columns=columns, clips=len(table)), indent=1) + "\n")
     return load(out)
 
@@ -230,9 +234,10 @@ def submission(
     sample: pd.DataFrame | None = None, # sample_submission.csv: its rows, columns and form; what was not scored gets the mean, or 0, with a warning
 ) -> pd.DataFrame: # row_id, ...
     "Scores of windows in the form of the competition."
-    ends = scores.recording_id.astype(str), scores.t_max.round().astype(int).astype(str)
+    ends = scores.recording_id.astype(str), scores.t_max.map(lambda t: f"{t:g}")
     species = [c for c in scores if c not in WHERE]
     if sample is not None:
+        if "row_id" not in sample: raise ValueError("the sample has no column row_id: it is none of BirdCLEF's, which asks for windows")
         rows = pd.concat([pd.DataFrame(dict(row_id=ends[0] + "_" + ends[1], path=scores.recording_id, start=scores.t_min, end=scores.t_max)), scores[species]], axis=1)
         return row_submission(rows, sample, threshold)
     if form == "2023": return pd.concat([(ends[0] + "_" + ends[1]).rename("row_id"), scores[species]], axis=1)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BEATS', 'SHAPES', 'EmbedConfig', 'TileNet', 'band_statistics', 'cepstra', 'shape_statistics', 'Tile2Vec',
            'triplet_loss', 'LitTile2Vec', 'new_network', 'fit', 'find_lr', 'find_batch_size', 'save_embedding',
-           'load_embedding', 'summary', 'window_starts', 'embed_recording', 'transform', 'flat', 'plot_map', 'map_page',
-           'nearest_accuracy']
+           'load_embedding', 'summary', 'window_starts', 'embed_recording', 'model_mark', 'read_points', 'transform',
+           'flat', 'plot_map', 'map_page', 'nearest_accuracy']
 
 # %% ../../nbs/motif/43_embed.ipynb #f5ed2586
 from dataclasses import asdict, dataclass, field, replace
@@ -62,6 +62,10 @@ class EmbedConfig:
     workers: int = 0 # processes that cut tiles
     seed: int = 0
     mel: MelConfig = field(default_factory=lambda: MelConfig(n_mels=64, hop_length=640))
+
+    def __post_init__(self):
+        small = [k for k in ("dim", "batch_size", "batches", "rounds") if getattr(self, k) < 1]
+        if small or not 0 < self.lr: raise ValueError(f"{', '.join(small) or 'lr'}: must be above 0")
 
 # %% ../../nbs/motif/43_embed.ipynb #482357db
 class _Block(nn.Module):
@@ -354,7 +358,7 @@ def load_embedding(
     "Read an embedding; ValueError where the file is not one."
     try: parts = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError: raise
-    except Exception as error: raise ValueError(f"{path} is no embedding of rfcx_kit: {error}") from None
+    except Exception as error: raise ValueError(f"{path} is no embedding of rfcx_kit ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})") from None
     if not isinstance(parts, dict) or parts.get("format") != "tile2vec 1": raise ValueError(f"{path} is no embedding of rfcx_kit")
     config = EmbedConfig(**{**parts["config"], "pretrained": False, "mel": MelConfig(**parts["config"]["mel"])})
     model = Tile2Vec(config, parts["state"]["logmel.filters"])
@@ -409,6 +413,19 @@ def embed_recording(
     return np.array(starts), np.concatenate(points)
 
 # %% ../../nbs/motif/43_embed.ipynb #90fb2765
+def model_mark(model: Tile2Vec) -> str:
+    "Which network this is: its settings and its weights."
+    return fingerprint(asdict(model.config), float(sum(p.detach().double().abs().sum() for p in model.parameters())))
+
+def read_points(
+    path: str | Path, # of `transform`
+    model: Tile2Vec,
+) -> pd.DataFrame:
+    "A table of points; ValueError if another model made it."
+    said = (pyarrow.parquet.read_schema(path).metadata or {}).get(b"rfcx_kit_model") if Path(path).suffix == ".parquet" else None
+    if said is None or said.decode() != model_mark(model): raise ValueError(f"{path} holds no points of this model: make them with `rfcx motif embed transform`")
+    return pd.read_parquet(path)
+
 def transform(
     model: Tile2Vec,
     recordings: pd.DataFrame, # of a corpus
@@ -421,23 +438,24 @@ def transform(
     "Embeddings of all windows of a corpus, as Parquet: recording_id, t_min, t_max, e0, e1, ...; nothing to do where it stands."
     out, hop = Path(out), hop or window
     if out.suffix != ".parquet": raise ValueError(f"{out}: points are written as .parquet")
-    mark = fingerprint(asdict(model.config), window, hop, float(sum(p.detach().double().abs().sum() for p in model.parameters())))
-    whose = fingerprint(mark, list(recordings.index))
+    if min(window, hop) <= 0: raise ValueError(f"window {window:g}, hop {hop:g}: both are seconds above 0")
+    mark = fingerprint(model_mark(model), window, hop)
+    whose = fingerprint(mark, {i: sound_mark(p) for i, p in recordings.path.items()})
     if out.exists():
         if (pyarrow.parquet.read_schema(out).metadata or {}).get(b"rfcx_kit") == whose.encode(): return out
-        raise ValueError(f"{out} holds points of another model, other windows or other recordings: take another name, or delete it")
+        raise ValueError(f"{out} holds points of another model, other windows or other sound (a file was changed, or mended): take another name, or delete it")
     folder = Path(f"{out}.journal") / mark
     def make(sound, file):
         starts, points = embed_recording(model.eval(), sound, window, hop)
         with whole(file) as tmp: np.savez(tmp, starts=starts, points=points)
     place = lambda r: folder / f"{file_name(r)}.npz"
     with alone(folder): build_files(recordings, place, make, Journal(folder / "sources.jsonl", mark), workers, problems, "embeddings")
-    _assemble(out, [(r, place(r)) for r in recordings.index], window, whose)
+    _assemble(out, [(r, place(r)) for r in recordings.index], window, {b"rfcx_kit": whose.encode(), b"rfcx_kit_model": model_mark(model).encode()})
     shutil.rmtree(f"{out}.journal")
     return out
 
 # %% ../../nbs/motif/43_embed.ipynb #bfe5ce3e
-def _assemble(out: Path, files, window: float, whose: str):
+def _assemble(out: Path, files, window: float, said: dict):
     "One Parquet of many small files, a row group each thousand recordings; its metadata say of what."
     writer, batch = None, []
     files = [(r, f) for r, f in files if f.exists()]
@@ -450,7 +468,7 @@ def _assemble(out: Path, files, window: float, whose: str):
             batch.append(points)
             if n % 1000 and n < len(files): continue
             table = pa.Table.from_pandas(pd.concat(batch, ignore_index=True), preserve_index=False)
-            writer = writer or pyarrow.parquet.ParquetWriter(tmp, table.schema.with_metadata({**table.schema.metadata, b"rfcx_kit": whose.encode()}))
+            writer = writer or pyarrow.parquet.ParquetWriter(tmp, table.schema.with_metadata({**table.schema.metadata, **said}))
             writer.write_table(table)
             batch = []
         writer.close()

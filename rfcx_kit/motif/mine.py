@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'mine', 'ProfileStore', 'species_under', 'consolidate', 'other_ends', 'best_overall', 'sample_motifs',
-           'extract_clips', 'track']
+           'known_recordings', 'fresh', 'extract_clips', 'track']
 
 # %% ../../nbs/motif/41_mine.ipynb #b78f2cda
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +42,7 @@ def mine(
     for kind in KINDS: found[f"{kind}_other"], found[kind][:, 1] = others.where(found[kind][:, 1].astype(int) - beyond)
     return dict(distance=profile.distance, index=at, other=name, **found)
 
-def _extremes(profile, k): return {kind: find(profile, k).to_numpy(float) for kind, find in KINDS.items()}
+def _extremes(profile, k): return {kind: np.array(find(profile, k), float).reshape(-1, 3) for kind, find in KINDS.items()}
 
 # %% ../../nbs/motif/41_mine.ipynb #f8a205bf
 class ProfileStore:
@@ -84,6 +84,14 @@ class ProfileStore:
 
     def __contains__(self, recording_id: str) -> bool: return self.path(recording_id).exists()
 
+    def made_of(self,
+        recordings: pd.DataFrame, # of a corpus
+    ) -> list[str]: # recording ids
+        "The recordings whose profiles are here, made of the sound that they have now."
+        lines = [json.loads(text) for text in (self.folder / "sources.jsonl").read_text().splitlines()[1:]]
+        known = {line["key"]: line["sound"] for line in lines}
+        return [i for i, p in recordings.path[recordings.path != ""].items() if i in self and known.get(i) == sound_mark(p)]
+
     def build(self,
         recordings: pd.DataFrame, # a corpus' recordings: index recording_id, column path
         workers: int = 2, # threads; 0: none but the caller's
@@ -110,13 +118,13 @@ class ProfileStore:
             except SoundProblem: return None # reported when its own turn comes
         path = self.across.path if any(i not in self for i in recordings.index) else self.across.path[:0]
         with ThreadPoolExecutor(max(1, workers)) as pool: heard = {i: x for i, x in zip(path.index, pool.map(hear, path)) if x is not None}
-        features_of = {path[i]: x for i, x in heard.items()}
+        features_of, mark = {path[i]: x for i, x in heard.items()}, {p: sound_mark(p) for p in path}
         def find(sound):
             x = features_of[sound] if sound in features_of else recording_features(sound, self.config)
-            return mine(x, self.config, EndToEnd({i: other for i, other in heard.items() if path[i] != sound}))
+            return mine(x, self.config, EndToEnd({i: other for i, other in heard.items() if mark[path[i]] != mark[sound]})) # a copy of a file is no other recording
         return find
 
-def _said(about: dict) -> str: return f"{about['feature']}, {about['metric']}, window {about['mp_window']} at {about['cens_sr']:g} a second" + (", across recordings" if "across" in about else "")
+def _said(about: dict) -> str: return f"{about['feature']}, {about['metric']}, window {about['mp_window']} at {about['cens_sr']:g} a second" + (f", across {about['across']} recordings" if "across" in about else "")
 
 # %% ../../nbs/motif/41_mine.ipynb #93e3a16c
 def species_under(
@@ -140,14 +148,15 @@ def consolidate(
     corpus: Corpus,
     workers: int = 2, # threads
 ) -> pd.DataFrame: # recording_id, kind, rank, t_min, t_max, other_id, other_t_min, other_t_max (s), distance, species_id, split, group; attrs["config"]: a MotifConfig as a dict
-    "All motifs and discords of a corpus, as one table."
-    c, ids = store.config, [i for i in corpus.recordings.index if i in store]
+    "All motifs and discords of a corpus, as one table. A motif within a recording has the species of either end; of a pair across recordings, and of a discord, only its own place tells."
+    c, ids = store.config, store.made_of(corpus.recordings)
     if not ids: raise ValueError(f"{store.folder} holds no profile of this corpus: run `rfcx motif extract` first")
     wanted = [name for kind in KINDS for name in (kind, f"{kind}_other")]
     with ThreadPoolExecutor(max(1, workers)) as pool: table = _rows(ids, list(pool.map(lambda i: store.read(i, wanted), ids)))
     table = table.assign(t_min=table.i / c.rate, t_max=table.i / c.rate + c.seconds, other_t_min=table.j / c.rate, other_t_max=table.j / c.rate + c.seconds)
     table["species_id"] = species_under(corpus.annotations, table)
-    table["species_id"] = table.species_id.where(table.species_id >= 0, species_under(corpus.annotations, other_ends(table)))
+    twice = (table.species_id < 0) & (table.kind == "motif") & (table.other_id == table.recording_id)
+    table.loc[twice, "species_id"] = species_under(corpus.annotations, other_ends(table[twice]))
     columns = ["recording_id", "kind", "rank", "t_min", "t_max", "other_id", "other_t_min", "other_t_max", "distance", "species_id"]
     made = table[columns].join(corpus.recordings[["split", "group"]], on="recording_id")
     made.attrs["config"] = asdict(c)
@@ -173,6 +182,7 @@ def best_overall(
     k: int = 20, # of each kind
 ) -> pd.DataFrame: # rows of the table, best first
     "The nearest pairs of the whole corpus and its loneliest discords; no place twice."
+    if k < 1: raise ValueError(f"k={k}: ask for one or more")
     chosen, taken, left = [], {}, dict.fromkeys(KINDS, k)
     for n in np.lexsort((np.where(table.kind == "motif", table.distance, -table.distance), table.kind)):
         row = table.iloc[n]
@@ -191,6 +201,7 @@ def sample_motifs(
     species: list[int] = (), # of these species only; empty: of any
 ) -> pd.DataFrame: # rows of the table, in its order
     "A random sample of motifs and of discords, no more than one of each kind from a recording as long as there are recordings."
+    if k < 1: raise ValueError(f"k={k}: a sample has one motif or more")
     if len(species): table = table[table.species_id.isin(species)]
     rng = np.random.default_rng(seed)
     mixed = table.iloc[rng.permutation(len(table))]
@@ -199,6 +210,18 @@ def sample_motifs(
     return table.loc[sorted(chosen.index)]
 
 # %% ../../nbs/motif/41_mine.ipynb #3f2edb86
+def known_recordings(
+    rows: pd.DataFrame, # with recording_id
+    recordings: pd.DataFrame, # of a corpus
+):
+    "ValueError if a table is of other recordings than the corpus has sound of."
+    lost = sorted(set(rows.recording_id) - set(recordings.index[recordings.path != ""]))
+    if lost: raise ValueError(f"{len(lost)} recordings of the table are not in the corpus, or have no sound there ({', '.join(map(str, lost[:5]))}): it was made of another one")
+
+def fresh(file: Path, source: str) -> bool:
+    "Whether a clip is there, and not older than what it is cut from."
+    return file.exists() and not (Path(source).exists() and Path(source).stat().st_mtime > file.stat().st_mtime)
+
 def extract_clips(
     rows: pd.DataFrame, # recording_id, t_min, t_max, and anything else
     recordings: pd.DataFrame, # of the corpus
@@ -208,18 +231,19 @@ def extract_clips(
     species: pd.DataFrame | None = None, # of the corpus, for the names
 ) -> pd.DataFrame: # the rows with a column path (relative to `out`), less those that could not be read
     "Cut stretches out of recordings as clips; `manifest.csv` beside them is a corpus again."
+    known_recordings(rows, recordings)
     out, problems = Path(out), Problems() if problems is None else problems
     made, stem = [], [f"{file_name(r)}-{round(1000 * a):07d}-{round(1000 * b):07d}-{n}" for r, a, b, n in zip(rows.recording_id, rows.t_min, rows.t_max, rows.get("kind", pd.Series("clip", rows.index)))]
     for (at, row), name in zip(rows.iterrows(), stem):
         file = out / "clips" / f"{name}.flac"
         try:
-            if not file.exists(): write_audio(file, read_audio(recordings.path[row.recording_id], sample_rate, row.t_min, row.t_max - row.t_min), sample_rate)
+            if not fresh(file, recordings.path[row.recording_id]): write_audio(file, read_audio(recordings.path[row.recording_id], sample_rate, row.t_min, row.t_max - row.t_min), sample_rate)
         except SoundProblem as e:
             problems.add(e.problem)
             continue
         made.append({**row, "source_recording": row.recording_id, "recording_id": name, "path": f"clips/{name}.flac"})
     clips = pd.DataFrame(made)
-    if not len(clips): raise ValueError("no clip could be cut: there are no rows, or no sound (see problems.csv)")
+    if not len(clips): raise ValueError(f"no clip could be cut: there are {len(rows)} rows, and " + (f"no sound: {problems.rows[0].path}, {problems.rows[0].reason}" if problems.rows else "nothing else"))
     with whole(out / "clips.parquet") as tmp: clips.to_parquet(tmp)
     known = clips.assign(group=clips.source_recording)
     named = known.species_id.map(species.name).fillna("") if species is not None and "species_id" in known else None
@@ -237,6 +261,7 @@ def track(
     problems: Problems | None = None, # where bad sound is reported
 ) -> int: # clips in the track
     "One sound file that plays all rows, each as loud as the others."
+    known_recordings(rows, recordings)
     problems, parts = Problems() if problems is None else problems, []
     for row in rows.itertuples():
         try: wave = read_audio(recordings.path[row.recording_id], sample_rate, row.t_min, row.t_max - row.t_min)

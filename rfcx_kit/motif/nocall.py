@@ -146,10 +146,10 @@ def fit(
     if Path(path).suffix == ".json": raise ValueError(f"{path}: a .json beside the model says how it came about; call the model .txt")
     x, y, fold = values(table), np.asarray(labels, float), _fold_of(np.asarray(groups), 5, config.seed)
     model = _train(x[fold > 0], y[fold > 0], x[fold == 0], y[fold == 0], config)
-    with whole(path) as tmp: model.save_model(str(tmp))
     told = dict(config=asdict(config), trees=model.best_iteration, valid_auc=auc(y[fold == 0], model.predict(x[fold == 0])), windows=len(y), calls=int(y.sum()),
                 columns=number_columns(table), window=window_length(table), recordings=sorted(set(table.recording_id)))
     with whole(Path(path).with_suffix(".json")) as tmp: tmp.write_text(json.dumps(told, indent=1) + "\n")
+    with whole(path) as tmp: model.save_model(str(tmp))
     return model
 
 # %% ../../nbs/motif/44_nocall.ipynb #20c90ccf
@@ -162,7 +162,10 @@ def predict(
     told = about(path)
     if lacks := [c for c in told["columns"] if c not in table]: raise ValueError(f"{path} was taught {len(told['columns'])} numbers of a window, and the table lacks {len(lacks)} of them ({', '.join(lacks[:5])}): make it as that of the training")
     if window_length(table) != told["window"]: raise ValueError(f"{path} was taught windows of {told['window']:g} s, the table has {window_length(table):g} s: make it as that of the training")
-    return table[WHERE].assign(call=extra("lightgbm", "motif").Booster(model_file=str(path)).predict(table[told["columns"]].to_numpy(np.float32)))
+    lgb = extra("lightgbm", "motif")
+    try: model = lgb.Booster(model_file=str(path))
+    except lgb.basic.LightGBMError as error: raise ValueError(f"{path} is no model of `rfcx motif nocall fit` ({str(error)[:100]})") from None
+    return table[WHERE].assign(call=model.predict(table[told["columns"]].to_numpy(np.float32)))
 
 def about(
     path: str | Path, # of `fit`
@@ -170,7 +173,8 @@ def about(
     "How a gate came about."
     beside = Path(path).with_suffix(".json")
     if not beside.is_file(): raise FileNotFoundError(f"{beside} is missing: it lies beside a gate and says how it was taught; keep both together")
-    return json.loads(beside.read_text())
+    try: return json.loads(beside.read_text())
+    except ValueError: raise ValueError(f"{beside} cannot be read as what lies beside a gate: train it again") from None
 
 # %% ../../nbs/motif/44_nocall.ipynb #5256a819
 def gate(
@@ -194,6 +198,9 @@ def gate_predictions(
     seconds: float = 5.0, # length of the rows of a row_id
 ) -> pd.DataFrame: # as `table`
     "A table of predictions in any form that `rfcx predict` and `rfcx motif classify predict` write, gated. ValueError for another."
+    if power < 0 or seconds <= 0: raise ValueError(f"power {power:g}, seconds {seconds:g}: power is 0 or more, a row has a length")
+    if lacks := [c for c in (*WHERE, "call") if c not in calls]: raise ValueError(f"the gate's table lacks {', '.join(lacks)}: `rfcx motif nocall predict` makes it")
+    if "f_min" in table: raise ValueError("these are boxes: a gate lowers scores of windows or recordings")
     if set(WHERE) <= set(table): return gate(table, calls, power)
     key = next((c for c in ("row_id", "recording_id") if c in table), None)
     if key is None or table.drop(columns=key).select_dtypes("number").shape[1] != table.shape[1] - 1: raise ValueError(f"there is nothing to gate: a table of predictions has {', '.join(WHERE)}, or row_id, or recording_id, and else scores of species")

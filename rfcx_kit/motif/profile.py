@@ -45,7 +45,8 @@ class MotifConfig:
     def __post_init__(self):
         if self.feature not in FEATURES: raise ValueError(f"feature {self.feature!r} is not one of {', '.join(FEATURES)}")
         if self.metric not in (*METRICS, "znorm"): raise ValueError(f"metric {self.metric!r} is not one of {', '.join(METRICS)}, znorm")
-        if self.mp_window < 2 or self.cens_sr <= 0 or self.top < 1: raise ValueError(f"mp_window {self.mp_window}, cens_sr {self.cens_sr}, top {self.top}: needs a window of 2 frames or more, frames, and motifs")
+        if self.mp_window < 2 or self.cens_sr <= 0 or self.top < 1: raise ValueError(f"mp_window {self.mp_window}, cens_sr {self.cens_sr:g}, top {self.top}: needs a window of 2 frames or more, frames, and motifs")
+        if self.cens_sr > self.sample_rate / 64: raise ValueError(f"cens_sr {self.cens_sr:g}: at most {self.sample_rate / 64:g} frames a second, 64 samples each")
 
     @property
     def hop(self) -> int:

@@ -98,7 +98,7 @@ def generate_triplets(
 ) -> pd.DataFrame: # anchor_id, anchor_t, neighbour_id, ..., distant_t (s, middle of a tile), near, far, label, valid, seconds (of a tile)
     "Triplets in the four partitions, equally often; none crosses the split into training and validation."
     if samples < 1: raise ValueError(f"samples={samples}: ask for one triplet or more")
-    if not 0 < config.seconds: raise ValueError(f"seconds={config.seconds:g}: a tile has a length")
+    if config.seconds <= 0 or config.shift < 0: raise ValueError(f"seconds={config.seconds:g}, shift={config.shift:g}: a tile has a length, and is moved by 0 s or more")
     if not 0 <= config.valid < 1: raise ValueError(f"valid={config.valid}: it is the share kept for validation, at least 0 and below 1")
     rows, rng = _labelled(table, corpus), np.random.default_rng([seed, 1])
     kept = split_groups(rows.group, config.valid, seed)
@@ -186,6 +186,7 @@ def extract_triplets(
 class ShardedTiles:
     "Triplets that were cut before."
     def __init__(self, folder: str | Path):
+        if not (Path(folder) / "triplets.parquet").exists(): raise FileNotFoundError(f"{folder} holds no triplets: `rfcx motif extract-triplets` makes such a folder")
         self.folder, self.triplets = Path(folder), pd.read_parquet(Path(folder) / "triplets.parquet")
         files = sorted(self.folder.glob("shard-*.npy"))
         self.shards = [np.load(f, mmap_mode="r", allow_pickle=False) for f in files]
