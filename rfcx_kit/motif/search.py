@@ -120,10 +120,11 @@ def search(
     """Where in a corpus something is like the call. `presence` compares a score with the best of each other recording: the normal distribution's share of what is lower, .84 for one deviation above
     their mean; NaN where there are fewer than five."""
     if k < 1 or least > 1: raise ValueError(f"k={k}, least={least:g}: ask for one match or more, and for a score of at most 1")
-    problems, rows, here = Problems() if problems is None else problems, [], recordings[recordings.path != ""]
+    problems, rows, longest, here = Problems() if problems is None else problems, [], 0, recordings[recordings.path != ""]
     for recording_id, heard in _each(here, lambda path: Heard(recording_features(path, config)), cache, problems, workers):
-        score = heard.cosines(query)
+        score, longest = heard.cosines(query), max(longest, heard.frames)
         rows += [(recording_id, i / config.rate, (i + query.shape[1]) / config.rate, score[i]) for i in best_places(-score, k, query.shape[1])]
+    if 0 < longest < query.shape[1]: raise ValueError(f"the call lasts {query.shape[1] / config.rate:.1f} s, longer than every recording: look for a part of it")
     table = pd.DataFrame(rows, columns=["recording_id", "t_min", "t_max", "score"])
     table["t_max"] = np.minimum(table.t_max, table.recording_id.map(recordings.seconds).astype(float))
     table[["f_min", "f_max"]] = call_band(query, config)
