@@ -441,3 +441,28 @@ def test_rows_of_half_seconds_have_names_of_their_own():
     assert gate_predictions(rows, calls, seconds=2.5).owl.tolist() == [0.1, 0.2, 0.15]
     with pytest.raises(ValueError, match="no column row_id"):
         submission(scores, sample=pd.DataFrame(dict(recording_id=["a"], owl=[0.0])))
+
+
+def test_a_journal_cut_by_a_kill_is_read(place, tmp_path):
+    corpus, store = read_corpus(place / "forest"), ProfileStore(tmp_path, MEL)
+    store.build(corpus.recordings[:3])
+    journal = store.folder / "sources.jsonl"
+    text = journal.read_text()
+    journal.write_text(text[:-10])  # the last line is half
+    assert consolidate(ProfileStore.open(tmp_path), corpus).recording_id.nunique() == 2
+    assert journal.read_text() == text[:-10]  # reading leaves it alone
+
+
+def test_across_hears_nobody_twice_for_a_broken_file(place, tmp_path, monkeypatch):
+    from rfcx_kit.motif import mine
+
+    forest = place / "forest/train"
+    (tmp_path / "bad.flac").write_bytes(b"broken")
+    pd.DataFrame({"path": [*(str(forest / f"tr0000{n}.flac") for n in range(3)), "bad.flac"]}).to_csv(tmp_path / "m.csv", index=False)
+    recordings, asked = read_corpus(tmp_path / "m.csv").recordings, []
+    hear = mine.recording_features
+    monkeypatch.setattr(mine, "recording_features", lambda path, config: asked.append(path) or hear(path, config))
+    assert (built := ProfileStore(tmp_path / "out", MEL, recordings).build(recordings)).made == 3 and built.failed == 1
+    asked.clear()
+    assert ProfileStore(tmp_path / "out", MEL, recordings).build(recordings).there == 3
+    assert [str(p).endswith("bad.flac") for p in asked] == [True]

@@ -10,12 +10,13 @@ __all__ = ['KINDS', 'mine', 'ProfileStore', 'species_under', 'consolidate', 'oth
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from threading import Lock
 import json
 
 import numpy as np
 import pandas as pd
 
-from ..journal import Journal, fingerprint, whole
+from ..journal import Journal, fingerprint, noted, whole
 from ..labels.corpus import Corpus
 from .profile import EndToEnd, MotifConfig, Profile, discords, join, matrix_profile, motifs, recording_features
 from ..problems import Problems, SoundProblem
@@ -53,8 +54,8 @@ class ProfileStore:
         across: pd.DataFrame | None = None, # recordings of a corpus: each is compared with all others of them; None: with itself
     ):
         self.config, self.across = config, None if across is None else across[across.path != ""]
-        marks = () if across is None else ({i: sound_mark(p) for i, p in self.across.path.items()},)
-        self.mark = fingerprint(config, *marks)
+        self.marks = {} if across is None else {i: sound_mark(p) for i, p in self.across.path.items()} # of the sounds
+        self.mark = fingerprint(config) if across is None else fingerprint(config, self.marks)
         self.folder = Path(folder) / f"profile-{self.mark}"
 
     @classmethod
@@ -88,9 +89,8 @@ class ProfileStore:
         recordings: pd.DataFrame, # of a corpus
     ) -> list[str]: # recording ids
         "The recordings whose profiles are here, made of the sound that they have now."
-        lines = [json.loads(text) for text in (self.folder / "sources.jsonl").read_text().splitlines()[1:]]
-        known = {line["key"]: line["sound"] for line in lines}
-        return [i for i, p in recordings.path[recordings.path != ""].items() if i in self and known.get(i) == sound_mark(p)]
+        known = noted(self.folder / "sources.jsonl")
+        return [i for i, p in recordings.path[recordings.path != ""].items() if i in self and known.get(i, {}).get("sound") == sound_mark(p)]
 
     def build(self,
         recordings: pd.DataFrame, # a corpus' recordings: index recording_id, column path
@@ -99,7 +99,7 @@ class ProfileStore:
         client=None, # a Dask client, for znorm
     ) -> Built:
         "Make the profiles that are not there yet."
-        find = self._alone(client) if self.across is None else self._beside_others(recordings, workers)
+        find = self._alone(client) if self.across is None else self._beside_others(workers)
         def make(sound, file):
             found = find(sound)
             with whole(file) as tmp: np.savez(tmp, **found)
@@ -110,18 +110,21 @@ class ProfileStore:
 
     def _alone(self, client): return lambda sound: mine(recording_features(sound, self.config), self.config, client=client)
 
-    def _beside_others(self, recordings, workers):
+    def _beside_others(self, workers):
         "A function that compares a recording with all others; the features of all are kept in memory (an hour of mel: 14 MB)."
         if len(self.across) < 2: raise ValueError(f"{len(self.across)} recordings with sound: it takes two to compare one with others")
+        path, heard, lock = self.across.path, {}, Lock()
+        mark = {p: self.marks[i] for i, p in path.items()}
         def hear(sound):
             try: return recording_features(sound, self.config)
             except SoundProblem: return None # reported when its own turn comes
-        path = self.across.path if any(i not in self for i in recordings.index) else self.across.path[:0]
-        with ThreadPoolExecutor(max(1, workers)) as pool: heard = {i: x for i, x in zip(path.index, pool.map(hear, path)) if x is not None}
-        features_of, mark = {path[i]: x for i, x in heard.items()}, {p: sound_mark(p) for p in path}
         def find(sound):
-            x = features_of[sound] if sound in features_of else recording_features(sound, self.config)
-            return mine(x, self.config, EndToEnd({i: other for i, other in heard.items() if mark[path[i]] != mark[sound]})) # a copy of a file is no other recording
+            with lock:
+                x = heard.get(path.index[path == sound][0])
+                if x is None: x = recording_features(sound, self.config) # bad sound says so, before all others are heard
+                if not heard:
+                    with ThreadPoolExecutor(max(1, workers)) as pool: heard.update({i: y for i, y in zip(path.index, pool.map(hear, path)) if y is not None})
+            return mine(x, self.config, EndToEnd({i: y for i, y in heard.items() if self.marks[i] != mark[sound]})) # a copy of a file is no other recording
         return find
 
 def _said(about: dict) -> str: return f"{about['feature']}, {about['metric']}, window {about['mp_window']} at {about['cens_sr']:g} a second" + (f", across {about['across']} recordings" if "across" in about else "")
@@ -243,7 +246,8 @@ def extract_clips(
             continue
         made.append({**row, "source_recording": row.recording_id, "recording_id": name, "path": f"clips/{name}.flac"})
     clips = pd.DataFrame(made)
-    if not len(clips): raise ValueError(f"no clip could be cut: there are {len(rows)} rows, and " + (f"no sound: {problems.rows[0].path}, {problems.rows[0].reason}" if problems.rows else "nothing else"))
+    if not len(rows): raise ValueError("there is no motif to cut out: the table holds none of this kind")
+    if not len(clips): raise ValueError(f"none of {len(rows)} clips could be cut; the first problem is {problems.rows[0].path}: {problems.rows[0].reason}")
     with whole(out / "clips.parquet") as tmp: clips.to_parquet(tmp)
     known = clips.assign(group=clips.source_recording)
     named = known.species_id.map(species.name).fillna("") if species is not None and "species_id" in known else None
