@@ -10,7 +10,7 @@ __all__ = ['REFERENCE', 'MODELS', 'prepare_dataset', 'reference_set', 'likeness'
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-import json, shutil, warnings
+import json, warnings
 
 import numpy as np
 import pandas as pd
@@ -129,6 +129,7 @@ def with_motif_features(
     known_recordings(table, recordings)
     return pd.concat([table.reset_index(drop=True), motif_features(table, recordings, references).drop(columns=WHERE)], axis=1)
 
+# %% ../../nbs/motif/45_classify.ipynb #45f0a1c
 @dataclass
 class ClassifyConfig:
     "How species are told apart."

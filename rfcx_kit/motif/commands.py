@@ -95,9 +95,10 @@ def consolidate(
 def _clips(corpus, motifs, out, choose):
     from rfcx_kit.motif.mine import extract_clips
     from rfcx_kit.problems import Problems
-    problems, corpus = Problems(), _corpus(corpus)
-    clips = extract_clips(choose(_motifs(motifs)), corpus.recordings, out, problems=problems, species=corpus.species)
+    problems, own, rows = Problems(), _corpus(corpus), choose(_motifs(motifs))
+    clips = extract_clips(rows, own.recordings, out, problems=problems, species=own.species)
     _end(problems, out, f"{out}: {len(clips)} clips, clips.parquet, and manifest.csv")
+    return rows, own.recordings
 
 def extract_primary(
     corpus: str, # a folder in the RFCX or BirdCLEF layout, or a manifest
@@ -133,9 +134,8 @@ def sample(
     from rfcx_kit.journal import whole
     from rfcx_kit.motif.classify import reference_set
     from rfcx_kit.motif.mine import sample_motifs
-    chosen = sample_motifs(_motifs(motifs), k, seed)
-    _clips(corpus, motifs, out, lambda _: chosen)
-    with whole(Path(out) / "references.npy") as tmp: np.save(tmp, reference_set(chosen, _corpus(corpus).recordings), allow_pickle=False)
+    chosen, recordings = _clips(corpus, motifs, out, lambda t: sample_motifs(t, k, seed))
+    with whole(Path(out) / "references.npy") as tmp: np.save(tmp, reference_set(chosen, recordings), allow_pickle=False)
 
 # %% ../../nbs/motif/48_commands.ipynb #b2c0c884
 def track(
@@ -210,14 +210,11 @@ def search(
 def _search_points(model, points, file, t_min, t_max, recordings, k, least, workers, problems):
     import tempfile
     from rfcx_kit.motif.embed import load_embedding, read_points, transform
-    from rfcx_kit.motif.search import read_note, search_points
-    from rfcx_kit.sound.audio import read_audio
+    from rfcx_kit.motif.search import read_call, search_points
     embedding = load_embedding(model)
     if points: return search_points(embedding, file, t_min, t_max, read_points(points, embedding), recordings, k, least)
-    if not 0 <= t_min < t_max: raise ValueError(f"{file}: {t_min:g} to {t_max:g} s is no stretch of it")
     rate = embedding.config.mel.sample_rate
-    call = note if (note := read_note(file, rate)) is not None else read_audio(file, rate, t_min, t_max - t_min)
-    seconds = max(0.25, len(call) / rate)
+    seconds = max(0.25, len(read_call(file, rate, t_min, t_max)) / rate)
     with tempfile.TemporaryDirectory() as folder:
         made = transform(embedding, recordings, Path(folder) / "points.parquet", seconds, seconds / 2, workers, problems)
         return search_points(embedding, file, t_min, t_min + seconds, read_points(made, embedding), recordings, k, least)
@@ -308,6 +305,7 @@ def embed_fit(
     if not lr: c = replace(c, lr=embed.find_lr(tiles, c)); print(f"learning rate: {c.lr:.3g}")
     print(f"{embed.fit(out, tiles, c, checkpoint, sys.stderr.isatty())}: the embedding")
 
+# %% ../../nbs/motif/48_commands.ipynb #c0a1d1e7c
 def embed_summary(
     model: str, # model.pt
 ):

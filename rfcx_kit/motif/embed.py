@@ -28,7 +28,7 @@ from .triplets import TripletDataset
 from ..problems import Problems, SoundProblem, extra
 from ..sound.audio import QUIETEST, check_wave, read_audio
 from ..sound.mel import LogMel, MelConfig, standardise
-from ..sound.store import Built, alone, build_files, file_name, sound_mark
+from ..sound.store import alone, build_files, file_name, sound_mark
 from ..stages.checkpoint import best_precision
 
 try: import lightning.pytorch as L

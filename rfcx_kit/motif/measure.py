@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..journal import Journal, fingerprint
 from ..labels.corpus import Corpus, annotation_table, read_corpus, read_truth, recording_table, sound_headers, species_table
 from . import classify, nocall
-from .embed import EmbedConfig, Tile2Vec, fit, load_embedding, nearest_accuracy, new_network, save_embedding, transform
+from .embed import EmbedConfig, Tile2Vec, fit, load_embedding, nearest_accuracy, new_network, transform
 from .profile import MotifConfig, above_floor, best_places, distance_profile, features, matrix_profile, motifs, recording_features, window_sums, within_peak
 from .search import SEARCH, candidates, clip_query, nearest_windows, search
 from .triplets import TripletConfig, cut_tile, extract_triplets, generate_triplets
@@ -341,7 +341,7 @@ def measure_search(
         drawn = own.annotations.sample(frac=1, random_state=seed).groupby("species_id").recording_id.head(clips)
         table, sound = clip_tiles(own.subset(sorted(drawn)))
     here, rows = corpus.recordings[corpus.recordings.path != ""][:most], []
-    calls = {key: c[["t_min", "t_max"]].to_numpy() for key, c in truth.groupby(["recording_id", "species_id"])}
+    calls = _places(truth)
     rng = np.random.default_rng(seed)
     for how, (config, floor) in (searches or SEARCHES).items():
         cache, right = {}, {}
@@ -359,6 +359,9 @@ def _by_points(model, recordings, species, sound, calls, names) -> dict:
     right = {}
     for s, call in zip(species, _points(model, sound)): right.setdefault(s, []).append(_right(nearest_windows(call, points, 1, -1.0)[:10], calls, names.index(s)))
     return right
+
+def _places(truth) -> dict: # (recording_id, species_id) -> t_min, t_max of its calls
+    return {key: c[["t_min", "t_max"]].to_numpy() for key, c in truth.groupby(["recording_id", "species_id"])}
 
 def _right(found, calls, k) -> np.ndarray:
     "Which rows touch a call of species k."
@@ -384,6 +387,6 @@ def measure_candidates(
 ) -> pd.DataFrame: # least (presence), candidates, right: share of them that touch a call of their species
     "How often candidates for re-labelling are right."
     made = candidates(corpus, elsewhere, 0.0, seed=seed)
-    calls = {key: c[["t_min", "t_max"]].to_numpy() for key, c in truth.groupby(["recording_id", "species_id"])}
+    calls = _places(truth)
     right = np.array([_right(made.iloc[[n]], calls, k)[0] for n, k in enumerate(made.species_id)])
     return pd.DataFrame([dict(least=p, candidates=int((made.presence >= p).sum()), right=float(right[made.presence >= p].mean())) for p in least])

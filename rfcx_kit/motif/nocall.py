@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from ..journal import whole
-from ..labels.corpus import Corpus
 from ..problems import Problems, SoundProblem, extra
 
 # %% ../../nbs/motif/44_nocall.ipynb #6dbe1065

@@ -131,6 +131,7 @@ def silent_frames(
     still = parts.max(1) - parts.min(1) <= QUIETEST
     return np.append(still, np.repeat(still[-1:], max(0, n - len(still))))[:n]
 
+# %% ../../nbs/motif/40_profile.ipynb #4a0f0a3c
 def features(
     wave: np.ndarray, # float32 [samples] at the config's sample rate
     config: MotifConfig,
@@ -397,10 +398,11 @@ def neighbours(
     window: int, # frames
     k: int = 5, # how many, at most
     metric: str = "simple",
-) -> pd.DataFrame: # i, distance; the window itself is left out
+    other: np.ndarray | None = None, # another recording's features, to look in; None: in `x` itself, but not where the window lies
+) -> pd.DataFrame: # i, distance
     "Other places that are like a window, nearest first."
-    distance = distance_profile(x[:, i:i + window], x, metric)
-    distance[max(0, i - window + 1): i + window] = np.inf
+    distance = distance_profile(x[:, i:i + window], x if other is None else other, metric)
+    if other is None: distance[max(0, i - window + 1): i + window] = np.inf
     at = best_places(distance, k, window)
     return pd.DataFrame({"i": at, "distance": distance[at]})
 

@@ -128,6 +128,7 @@ def cut_tile(
     wave = read_audio(path, sample_rate, start, seconds)
     return np.pad(wave[:n], (0, max(0, n - len(wave)))) # rounding may read a sample more
 
+# %% ../../nbs/motif/42_triplets.ipynb #42f0a1c
 def _tile_seconds(triplets: pd.DataFrame) -> float:
     told = set(triplets.seconds) if "seconds" in triplets else set()
     if len(told) != 1: raise ValueError("the triplets do not say how long a tile is (one number in the column seconds): make them with `rfcx motif generate-triplets`")
