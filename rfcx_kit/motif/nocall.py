@@ -202,12 +202,12 @@ def gate_predictions(
     if "f_min" in table: raise ValueError("these are boxes: a gate lowers scores of windows or recordings")
     if set(WHERE) <= set(table): return gate(table, calls, power)
     key = next((c for c in ("row_id", "recording_id") if c in table), None)
-    if key is None or table.drop(columns=key).select_dtypes("number").shape[1] != table.shape[1] - 1: raise ValueError(f"there is nothing to gate: a table of predictions has {', '.join(WHERE)}, or row_id, or recording_id, and else scores of species")
-    scores = table.drop(columns=key)
+    scores = table.drop(columns=[c for c in (key, "path", "start", "end") if c in table]) # `rfcx predict` names a row's file and times too
+    if key is None or not scores.shape[1] or scores.select_dtypes("number").shape[1] != scores.shape[1]: raise ValueError(f"there is nothing to gate: a table of predictions has {', '.join(WHERE)}, or row_id, or recording_id, and else scores of species")
     if key == "row_id":
         parts = table.row_id.astype(str).str.extract(r"^(?P<recording_id>.+)_(?P<end>[\d.]+)$")
         if parts.isna().any(axis=None): raise ValueError(f"row_id {table.row_id[parts.end.isna()].iloc[0]!r} is not <recording>_<second at which it ends>")
         end = parts.end.astype(float)
-        where = pd.DataFrame({"recording_id": parts.recording_id, "t_min": end - seconds, "t_max": end})
+        where = pd.DataFrame({"recording_id": parts.recording_id, "t_min": table.get("start", end - seconds), "t_max": end})
     else: where = pd.DataFrame({"recording_id": table.recording_id.astype(str), "t_min": 0.0, "t_max": np.inf})
     return table.assign(**gate(pd.concat([where, scores], axis=1), calls, power)[list(scores)])
